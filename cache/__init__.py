@@ -1,0 +1,1 @@
+"""Feature stores: fingerprints, blocks, ledger, readers."""

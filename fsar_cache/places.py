@@ -1,0 +1,21 @@
+"""Where things are: the three folders that environment variables may move, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def videos() -> Path:
+    """The folder of datasets: $FSAR_VIDEOS, else ./videos."""
+    return Path(os.environ.get("FSAR_VIDEOS") or "videos")
+
+
+def stores() -> Path:
+    """The folder of feature stores: $FSAR_STORES, else ./stores."""
+    return Path(os.environ.get("FSAR_STORES") or "stores")
+
+
+def runs() -> Path:
+    """The folder of training and evaluation runs: $FSAR_RUNS, else ./runs."""
+    return Path(os.environ.get("FSAR_RUNS") or "runs")

@@ -1,0 +1,1 @@
+"""Few-shot heads: one file per method, encode then match."""

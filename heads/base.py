@@ -1,0 +1,142 @@
+"""What a head is: encode one clip, match clips of an episode, and (in training) losses over whole episodes.
+
+Letters, everywhere in this package: B clips, E episodes, W way, K shots, S = W*K support clips, Q query clips of an episode,
+U unlabelled clips, T frames, D channels. Features are float32 unless said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fsar_cache.errors import UsageError
+from fsar_cache.registry import Registry
+
+Clips = Mapping[str, Tensor]
+"""One tensor per kind ("features", "flow", "text"), same leading axes: [B, ...] for `encode`, [E, S or Q, ...] for `match`."""
+Role = Literal["support", "query", "unlabelled"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a head consumes: kinds of features, and the shape of one clip (None = any), e.g. {"features": (8, 512)}."""
+
+    kinds: Mapping[str, tuple[int | None, ...]]
+
+
+@dataclass(frozen=True)
+class EpisodeShape:
+    """The sizes of one training episode, for `Head.draw`; query_labels [Q] are the episode's labels."""
+
+    way: int
+    shot: int
+    queries: int
+    unlabelled: int
+    frames: int
+    query_labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `match` knows of the episodes beside features: way, support_labels int64 [E, S] in 0..way-1, draws {name: [E, ...]}."""
+
+    way: int
+    support_labels: Tensor
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """E training episodes with features gathered.
+
+    support, query: {kind: [E, S, ...]}, {kind: [E, Q, ...]}; unlabelled: {kind: [E, U, ...]} or None; query_labels int64 [E, Q] in
+    0..way-1; support_class, query_class int64 [E, S], [E, Q]: the source classes (0..number of training classes - 1).
+    """
+
+    task: Task
+    support: Clips
+    query: Clips
+    query_labels: Tensor
+    support_class: Tensor
+    query_class: Tensor
+    unlabelled: Clips | None = None
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """logits float32 [E, Q, W]; losses {name: (scalar, weight)}; shows: extras for reports and tests (alignment tables, mixed features)."""
+
+    logits: Tensor
+    losses: Mapping[str, tuple[Tensor, float]] = field(default_factory=dict)
+    shows: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def loss(self) -> Tensor:
+        """The weighted sum of the losses: what `backward` is called on. Heads divide by tasks per batch where their card says so."""
+        return torch.stack([value * weight for value, weight in self.losses.values()]).sum()
+
+
+class Head(nn.Module):
+    """Base of all heads; a subclass sets `Config` (a frozen dataclass) and implements `encode` and `match`."""
+
+    Config: ClassVar[type[Any]]
+    bn_passes: ClassVar[Literal["joint", "separate"]] = "joint"
+    """How a backbone in training mode sees an episode: all clips at once, or support, query and unlabelled one after the other."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def needs(self) -> Needs:
+        """Kinds and clip shapes this head consumes."""
+        raise NotImplementedError
+
+    def encode(self, clips: Clips, role: Role) -> dict[str, Tensor]:
+        """Encode clips [B, ...] independently of any episode; returns {name: [B, ...]}."""
+        raise NotImplementedError
+
+    def match(self, support: Clips, query: Clips, task: Task) -> HeadOutput:
+        """Compare encoded clips: support {name: [E, S, ...]}, query {name: [E, Q, ...]}; logits [E, Q, W], no losses."""
+        raise NotImplementedError
+
+    def forward(self, batch: EpisodeBatch, step: int) -> HeadOutput:
+        """Train on whole episodes: logits and named losses. `step` counts training iterations from 1."""
+        raise NotImplementedError
+
+    def draw(self, shape: EpisodeShape, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Every random choice of one training episode, except dropout; {} where there is none."""
+        del shape, rng
+        return {}
+
+    def after_forward(self, step: int) -> None:
+        """Called after the forward pass of every training iteration, before backward (momentum teachers)."""
+
+    def show(self, support: Clips, query: Clips, task: Task) -> dict[str, Tensor]:
+        """What the report draws for one episode (E = 1) of encoded clips, e.g. "cost" [Q, W, Tq, Ts] and "path"; {} if nothing."""
+        del support, query, task
+        return {}
+
+    def check(self, clips: Clips, role: Role) -> None:
+        """Raise UsageError naming head, expected and got, for a missing kind, a wrong clip shape or NaN features (clips [..., *clip])."""
+        for kind, shape in self.needs.kinds.items():
+            name = type(self).__name__
+            if kind not in clips:
+                raise UsageError(f"{name} needs {role} features of kind {kind!r}, got {sorted(clips)}")
+            got = tuple(clips[kind].shape)[-len(shape) :]
+            if len(got) < len(shape) or any(want not in (None, have) for want, have in zip(shape, got, strict=True)):
+                want = "x".join("any" if n is None else str(n) for n in shape)
+                raise UsageError(f"{name} needs {kind} of {want} per clip, got {'x'.join(map(str, got))}")
+            if not torch.isfinite(clips[kind]).all():
+                raise UsageError(
+                    f"{name} got {role} {kind} with NaN or infinite values",
+                    hint="check the store: fsar-cache store verify",
+                )
+
+
+HEADS: Registry[type[Head]] = Registry("head", ("heads.protonet", "heads.otam", "heads.gslta"))

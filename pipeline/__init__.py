@@ -1,0 +1,1 @@
+"""The command line, recipes, feature sources, training, evaluation and reports."""
