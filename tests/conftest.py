@@ -1,0 +1,19 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder of golden cases, clips and published lists: $FSAR_SHARED, else the sibling of the project; skips where it is absent."""
+    folder = Path(os.environ.get("FSAR_SHARED") or ROOT.parent / "shared")
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}; set FSAR_SHARED to the folder of shared cases and clips")
+    return folder
