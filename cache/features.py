@@ -1,0 +1,271 @@
+"""Reading a feature store: rows by number or by clip, from mapped blocks or into RAM; and what is there and what isn't."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.ledger import Entry
+from cache.medium import Array, Finding, Header, Medium
+from cache.rows import Outcome, Row
+from cache.spec import FeatureSpec
+from cache.table import RowTable
+from cache.writer import Writer
+from fsar_cache.canonical import canonical
+from fsar_cache.errors import IntegrityError, UsageError
+
+Ints = NDArray[np.int64]
+_UNFINISHED, _OK, _FAILED = 0, 1, 2
+
+
+class FeatureStore:
+    """A store, open for reading; `writer()` for writing. Reads are safe from several threads; a pickled store opens itself again."""
+
+    def __init__(self, path: Path, medium: Medium, header: Header) -> None:
+        self.path, self.medium, self.header = path, medium, header
+        self._lock = threading.Lock()
+        self.refresh()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from cache.store import open_store
+
+        if not self.medium.durable:
+            raise UsageError(f"the memory store {self.path} can't go to another process", hint="use zarr or hdf5")
+        return (open_store, (self.path,))
+
+    def __repr__(self) -> str:
+        return (
+            f"FeatureStore({str(self.path)!r}, {self.backend}, {len(self._table)} rows of "
+            f"{'x'.join(map(str, self.spec.shape))} {self.spec.dtype}, {len(self._entries)}/{self.blocks} blocks)"
+        )
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of maps; the store may be used again."""
+        self.medium.close()
+
+    def refresh(self) -> None:
+        """See what other processes added since this store was opened."""
+        with self._lock:
+            table, entries = self.medium.load_table(), self.medium.ledger().entries
+            status = np.zeros(len(table), np.int8)
+            for entry in entries.values():
+                self._mark(status, table, entry)
+            self._table, self._entries, self._status = table, entries, status
+
+    def add_entry(self, entry: Entry) -> None:
+        """Take in one block that the writer has just written."""
+        with self._lock:
+            self._entries[entry.block] = entry
+            self._mark(self._status, self._table, entry)
+
+    @staticmethod
+    def _mark(status: NDArray[np.int8], table: RowTable, entry: Entry) -> None:
+        first = int(table.first[entry.block])
+        status[first : first + entry.rows] = _OK
+        for place in entry.failed:
+            status[first + place] = _FAILED
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What determines the bytes."""
+        return self.header.spec
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the features, little-endian."""
+        return self.header.dtype
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend: "zarr", "hdf5", "memory"."""
+        return self.header.backend
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset the rows come from."""
+        return self.header.dataset
+
+    @property
+    def rows(self) -> list[Row]:
+        """All planned rows, in order."""
+        return self._table.rows
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a full block."""
+        return self.header.block_rows
+
+    @property
+    def blocks(self) -> int:
+        """Number of planned blocks."""
+        return len(self._table.sizes)
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """(first, last): the block holds rows first..last-1."""
+        if not 0 <= block < self.blocks:
+            raise UsageError(f"the store {self.path} has {self.blocks} blocks, there is no block {block}")
+        first = int(self._table.first[block])
+        return first, first + int(self._table.sizes[block])
+
+    @property
+    def done(self) -> set[int]:
+        """Blocks that are written."""
+        return set(self._entries)
+
+    def missing(self) -> list[int]:
+        """Blocks that are not written, in order."""
+        return [block for block in range(self.blocks) if block not in self._entries]
+
+    @property
+    def ok(self) -> NDArray[np.bool_]:
+        """Whether each row has features, bool [rows]: neither failed nor unfinished."""
+        made: NDArray[np.bool_] = self._status == _OK
+        return made
+
+    def outcome(self, row: int) -> Outcome | None:
+        """What became of a row; None while its block is unfinished."""
+        blocks, places = self._table.locate(self._checked([row]))
+        entry = self._entries.get(int(blocks[0]))
+        return entry.outcome(int(places[0])) if entry else None
+
+    def rows_of(self, ids: Iterable[str], view: int = 0) -> Ints:
+        """Row number of each clip in one view, int64; -1 for a clip that is no row of this store."""
+        return self._table.numbers(ids, view)
+
+    def _checked(self, rows: Any) -> Ints:
+        index = np.asarray(rows)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
+            raise UsageError(f"rows must be a list of row numbers, got {index.dtype} of shape {index.shape}")
+        index = index.astype(np.int64, copy=False)
+        if index.size and (index.min() < 0 or index.max() >= len(self._table)):
+            wrong = index[(index < 0) | (index >= len(self._table))]
+            raise UsageError(f"the store {self.path} has rows 0..{len(self._table) - 1}, not {wrong[0]}")
+        return index
+
+    def _require_ok(self, index: Ints, accept: tuple[int, ...] = (_OK,)) -> None:
+        """Raise IntegrityError that names the clips without features among rows `index`."""
+        bad = index[~np.isin(self._status[index], accept)]
+        if not len(bad):
+            return
+        shown = []
+        for row in bad[:5].tolist():
+            outcome = self.outcome(row)
+            shown.append(f"{self._table.ids[row]!r} ({'unfinished' if outcome is None else outcome.reason})")
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise IntegrityError(
+            f"the store {self.path} has no features of {', '.join(shown)}{more}",
+            hint="finish the extraction; leave failed clips out (store.ok says which)",
+        )
+
+    def read(self, rows: Any) -> Array:
+        """Features of any rows, in any order and with repeats: a new array [n, *shape], copied from mapped blocks.
+
+        Raises IntegrityError naming the clips where a row failed or is unfinished, and where a block is missing or torn.
+        """
+        index = self._checked(rows)
+        if not (self._status[index] == _OK).all():
+            self._require_ok(index)
+        out = np.empty((len(index), *self.spec.shape), self.dtype)
+        blocks, places = self._table.locate(index)
+        order = np.argsort(blocks, kind="stable")
+        current, array = -1, out
+        for target, block, place in zip(order.tolist(), blocks[order].tolist(), places[order].tolist(), strict=True):
+            if block != current:
+                current, array = block, self.medium.array(self._entries[block])
+            out[target] = array[place]
+        return out
+
+    def load(self, rows: Any = None) -> Array:
+        """Many rows at once, block by block: a new array [n, *shape].
+
+        rows None: every row of the store, with NaN (0 in integer stores) in failed ones; else as `read`.
+        """
+        if rows is None:
+            return self._load_all()
+        index = self._checked(rows)
+        self._require_ok(index)
+        out = np.empty((len(index), *self.spec.shape), self.dtype)
+        blocks, places = self._table.locate(index)
+        order = np.argsort(blocks, kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1) if len(order) else ():
+            entry, inside = self._entries[int(blocks[group[0]])], places[group]
+            start, end = int(group[0]), int(group[-1]) + 1
+            straight = end - start == len(group) and (np.diff(group) == 1).all() and (np.diff(inside) == 1).all()
+            if straight and len(group) == entry.rows:
+                self.medium.load(entry, out[start:end])
+            elif straight:
+                out[start:end] = self.medium.array(entry)[inside[0] : inside[-1] + 1]
+            else:
+                out[group] = self.medium.array(entry)[inside]
+        return out
+
+    def _load_all(self) -> Array:
+        self._require_ok(np.arange(len(self._table)), (_OK, _FAILED))
+        out = np.empty((len(self._table), *self.spec.shape), self.dtype)
+        for block in range(self.blocks):
+            first, last = self.block_range(block)
+            self.medium.load(self._entries[block], out[first:last])
+        return out
+
+    def writer(self) -> Writer:
+        """The writer, to be used in a `with` block; UsageError naming the holder where another one is at work."""
+        return Writer(self)
+
+    def drop_block(self, block: int) -> None:
+        """Forget a block (a damaged one), so that extracting again makes it anew."""
+        with self.writer() as writer:
+            writer.drop_block(block)
+
+    def entry(self, block: int) -> Entry | None:
+        """What the ledger says of a block."""
+        return self._entries.get(block)
+
+    def verify(
+        self, blocks: Sequence[int] | None = None, report: Callable[[int, int], None] | None = None
+    ) -> list[Finding]:
+        """Compare blocks (default: all) with their checksums; see `cache.verify`."""
+        from cache.verify import verify
+
+        return verify(self, blocks, report)
+
+    def info(self) -> dict[str, Any]:
+        """Facts for people and scripts, as plain data."""
+        counts = Counter(self._status.tolist())
+        made = Counter(canonical(entry.provenance) for entry in self._entries.values())
+        return {
+            "path": str(self.path),
+            "dataset": self.dataset,
+            "backend": self.backend,
+            "fingerprint": self.spec.fingerprint,
+            "spec": self.spec.plain(),
+            "rows": len(self._table),
+            "ok": counts[_OK],
+            "failed": counts[_FAILED],
+            "unfinished": counts[_UNFINISHED],
+            "blocks": self.blocks,
+            "blocks_done": len(self._entries),
+            "block_rows": self.block_rows,
+            "journalled_blocks": self.medium.journalled(),
+            "damaged_ledger_lines": self.medium.ledger().damaged,
+            "bytes": self.medium.size(),
+            "made_by": [{"blocks": count, "provenance": text} for text, count in made.most_common()],
+            "failures": self.failures(),
+        }
+
+    def failures(self) -> list[dict[str, Any]]:
+        """Failed rows: id, view and reason."""
+        rows = np.flatnonzero(self._status == _FAILED).tolist()
+        outcomes = ((row, self.outcome(row)) for row in rows)
+        return [{"id": self._table.ids[r], "view": self._table.views[r], "reason": o.reason} for r, o in outcomes if o]

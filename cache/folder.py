@@ -1,0 +1,192 @@
+"""A store in a folder: header, row table, ledger, lock, journals, and one file per block in a backend's format."""
+
+# ruff: noqa: D102 - what the methods promise stands in cache.medium
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from cache.journal import FileJournal
+from cache.ledger import Entry, LedgerText, append_drop, append_entry, read_ledger, repair_ledger
+from cache.lock import exclusive
+from cache.maps import Maps, read_block
+from cache.medium import Array, Finding, Header, Medium
+from cache.spec import FeatureSpec
+from cache.table import RowTable
+from fsar_cache.errors import IntegrityError, MissingError
+from fsar_cache.files import read_json, sync_folder, whole_file, write_json
+
+HEADER = "store.json"
+"""Written last when a store is made: a folder without it is no store."""
+_FORMAT = 1
+
+
+def write_header(path: Path, header: Header) -> None:
+    """Finish the making of a store."""
+    write_json(
+        path / HEADER,
+        {
+            "format": _FORMAT,
+            "backend": header.backend,
+            "dataset": header.dataset,
+            "block_rows": header.block_rows,
+            "fingerprint": header.spec.fingerprint,
+            "spec": header.spec.plain(),
+        },
+    )
+
+
+def read_header(path: Path) -> Header:
+    """The header of the store in `path`; MissingError where there is none or it is half made, IntegrityError where it is damaged."""
+    if not (path / HEADER).exists():
+        if (path / "rows.json").exists():
+            raise MissingError(f"{path} is a half-made store", hint="repeat the extraction that was making it")
+        raise MissingError(f"no store at {path}", hint="fsar-cache store ls shows the stores there are")
+    value = read_json(path / HEADER)
+    try:
+        if value["format"] != _FORMAT:
+            raise IntegrityError(f"{path} has store format {value['format']!r}, this version reads {_FORMAT}")
+        header = Header(FeatureSpec.from_plain(value["spec"]), value["dataset"], value["backend"], value["block_rows"])
+    except (KeyError, TypeError) as error:
+        raise IntegrityError(f"{path / HEADER} lacks a field or has one too many: {error}") from error
+    if header.spec.fingerprint != value["fingerprint"]:
+        raise IntegrityError(
+            f"{path / HEADER}: the spec has fingerprint {header.spec.fingerprint}, the file says {value['fingerprint']}",
+            hint="the header was edited or damaged; restore it, or extract again",
+        )
+    return header
+
+
+class FolderMedium(Medium):
+    """What the file backends share; a subclass says how a block's file is named and filled."""
+
+    durable = True
+    folder_name: str
+    """Of the subfolder that holds the blocks."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.header = path, header
+        self._maps = Maps(header.spec.shape, header.dtype)
+
+    @abc.abstractmethod
+    def file_name(self, block: int) -> str:
+        """Name of a block's file."""
+
+    @abc.abstractmethod
+    def contents(self, block: int, array: Array) -> tuple[list[memoryview], int]:
+        """The bytes of a block's file, in pieces, and the offset of its first row."""
+
+    @abc.abstractmethod
+    def describe(self, table: RowTable) -> dict[str, bytes]:
+        """Files (relative name -> content) that other readers need to make sense of the blocks."""
+
+    def _file(self, block: int) -> Path:
+        return self.path / self.folder_name / self.file_name(block)
+
+    def _journal_file(self, block: int) -> Path:
+        return self.path / "journal" / f"{block:06d}.journal"
+
+    @property
+    def _ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    def lock(self) -> AbstractContextManager[None]:
+        return exclusive(self.path / "lock")
+
+    def save_table(self, table: RowTable) -> None:
+        (self.path / self.folder_name).mkdir(exist_ok=True)
+        for name, content in {**self.describe(table), "rows.json": table.to_bytes()}.items():
+            with whole_file(self.path / name) as file:
+                file.write(content)
+
+    def load_table(self) -> RowTable:
+        place = self.path / "rows.json"
+        try:
+            return RowTable.from_bytes(place.read_bytes(), place)
+        except FileNotFoundError as error:
+            raise IntegrityError(f"the row table {place} is missing") from error
+
+    def ledger(self) -> LedgerText:
+        return read_ledger(self._ledger)
+
+    def tidy(self) -> None:
+        repair_ledger(self._ledger)
+        for folder in (self.path, self.path / self.folder_name):
+            for file in folder.glob(".*.partial"):
+                file.unlink(missing_ok=True)
+        there = self.ledger().entries
+        for block in self.journalled():
+            if block in there:
+                self._journal_file(block).unlink(missing_ok=True)
+
+    def put(self, block: int, array: Array, outcomes: Mapping[str, Any], provenance: Mapping[str, Any]) -> Entry:
+        pieces, offset = self.contents(block, array)
+        checksum = hashlib.sha256()
+        with whole_file(self._file(block)) as file:
+            for piece in pieces:
+                file.write(piece)
+                checksum.update(piece)
+        size = sum(len(piece) for piece in pieces)
+        entry = Entry(block, len(array), size, offset, checksum.hexdigest(), outcomes, provenance)
+        append_entry(self._ledger, entry)
+        self._journal_file(block).unlink(missing_ok=True)
+        return entry
+
+    def drop(self, block: int) -> None:
+        append_drop(self._ledger, block)
+        self._file(block).unlink(missing_ok=True)
+        sync_folder(self.path / self.folder_name)
+
+    def array(self, entry: Entry) -> Array:
+        return self._maps.get(self._file(entry.block), entry)
+
+    def load(self, entry: Entry, out: Array) -> None:
+        read_block(self._file(entry.block), entry, out)
+
+    def journal(self, block: int) -> FileJournal:
+        rows = int(self.load_table().sizes[block])
+        return FileJournal(self._journal_file(block), rows, self.header.spec.shape, self.header.dtype)
+
+    def journalled(self) -> list[int]:
+        return sorted(int(file.stem) for file in (self.path / "journal").glob("*.journal"))
+
+    def check(self, entry: Entry) -> Finding | None:
+        file = self._file(entry.block)
+        if not file.exists():
+            return Finding(entry.block, "missing", f"no file {file}")
+        size = file.stat().st_size
+        if size != entry.bytes:
+            return Finding(entry.block, "torn", f"{file} has {size} bytes, {entry.bytes} were written")
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != entry.sha256:
+            return Finding(entry.block, "flipped", f"{file} has checksum {found[:16]}, {entry.sha256[:16]} was written")
+        return None
+
+    def strays(self, known: Collection[int], blocks: int) -> list[Finding]:
+        names = {self.file_name(block): block for block in range(blocks)}
+        described = {Path(name).name for name in self.describe(RowTable(self.header.block_rows))}
+        found = []
+        for file in sorted((self.path / self.folder_name).iterdir()):
+            block = names.get(file.name)
+            if block is not None and block not in known:
+                found.append(
+                    Finding(block, "extra", f"{file}: the block is unfinished, the next extraction replaces the file")
+                )
+            elif block is None and file.name not in described:
+                found.append(Finding(None, "extra", f"{file} is no file of this store"))
+        return found
+
+    def size(self) -> int:
+        return sum(
+            e.stat().st_size for folder, _, names in os.walk(self.path) for e in (Path(folder, n) for n in names)
+        )
+
+    def close(self) -> None:
+        self._maps.clear()

@@ -1,0 +1,46 @@
+"""One writer per store: an advisory lock that ends with its process, however that dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fsar_cache.errors import UsageError
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`; UsageError naming the holder where another writer has it.
+
+    The kernel releases the lock when its process ends, so a dead writer never blocks the next one.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another writer has the store {path.parent} ({_holder(handle)})",
+                hint="wait until it ends, or stop it; then repeat the command",
+            ) from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
+        os.pwrite(handle, text + b"\n", 0)
+        os.ftruncate(handle, len(text) + 1)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    try:
+        facts = json.loads(os.pread(handle, 4096, 0))
+        return f"process {facts['pid']} on {facts['host']}, since {facts['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "process unknown"
