@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.ledger import Entry
+from cache.maps import Maps
 from cache.medium import Array, Finding, Header, Medium
 from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
-from cache.table import RowTable
 from cache.writer import Writer
 from fsar_cache.canonical import canonical
 from fsar_cache.errors import IntegrityError, UsageError
 
 Ints = NDArray[np.int64]
-_UNFINISHED, _OK, _FAILED = 0, 1, 2
 
 
 class FeatureStore:
@@ -29,7 +28,11 @@ class FeatureStore:
 
     def __init__(self, path: Path, medium: Medium, header: Header) -> None:
         self.path, self.medium, self.header = path, medium, header
+        self.dtype = header.dtype
+        """Of the features, little-endian."""
+        self._elements = header.spec.row_bytes // header.dtype.itemsize
         self._lock = threading.Lock()
+        self._maps = Maps(medium.array)
         self.refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -53,39 +56,35 @@ class FeatureStore:
 
     def close(self) -> None:
         """Let go of maps; the store may be used again."""
-        self.medium.close()
+        self._maps.keep({})
 
     def refresh(self) -> None:
         """See what other processes added since this store was opened."""
         with self._lock:
             table, entries = self.medium.load_table(), self.medium.ledger().entries
-            status = np.zeros(len(table), np.int8)
+            self._written, self._ok = np.zeros(len(table), np.bool_), np.zeros(len(table), np.bool_)
+            self._table, self._entries = table, entries
             for entry in entries.values():
-                self._mark(status, table, entry)
-            self._table, self._entries, self._status = table, entries, status
+                self._mark(entry)
+            self._maps.keep(entries)
 
     def add_entry(self, entry: Entry) -> None:
         """Take in one block that the writer has just written."""
         with self._lock:
             self._entries[entry.block] = entry
-            self._mark(self._status, self._table, entry)
+            self._mark(entry)
 
-    @staticmethod
-    def _mark(status: NDArray[np.int8], table: RowTable, entry: Entry) -> None:
-        first = int(table.first[entry.block])
-        status[first : first + entry.rows] = _OK
+    def _mark(self, entry: Entry) -> None:
+        first = int(self._table.first[entry.block])
+        self._written[first : first + entry.rows] = True
+        self._ok[first : first + entry.rows] = True
         for place in entry.failed:
-            status[first + place] = _FAILED
+            self._ok[first + place] = False
 
     @property
     def spec(self) -> FeatureSpec:
         """What determines the bytes."""
         return self.header.spec
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the features, little-endian."""
-        return self.header.dtype
 
     @property
     def backend(self) -> str:
@@ -131,8 +130,7 @@ class FeatureStore:
     @property
     def ok(self) -> NDArray[np.bool_]:
         """Whether each row has features, bool [rows]: neither failed nor unfinished."""
-        made: NDArray[np.bool_] = self._status == _OK
-        return made
+        return self._ok.copy()
 
     def outcome(self, row: int) -> Outcome | None:
         """What became of a row; None while its block is unfinished."""
@@ -154,11 +152,11 @@ class FeatureStore:
             raise UsageError(f"the store {self.path} has rows 0..{len(self._table) - 1}, not {wrong[0]}")
         return index
 
-    def _require_ok(self, index: Ints, accept: tuple[int, ...] = (_OK,)) -> None:
-        """Raise IntegrityError that names the clips without features among rows `index`."""
-        bad = index[~np.isin(self._status[index], accept)]
-        if not len(bad):
+    def _require(self, index: Ints, there: NDArray[np.bool_]) -> None:
+        """Raise IntegrityError that names the clips of rows `index` that are not `there` (bool [rows])."""
+        if there[index].all():
             return
+        bad = index[~there[index]]
         shown = []
         for row in bad[:5].tolist():
             outcome = self.outcome(row)
@@ -175,17 +173,11 @@ class FeatureStore:
         Raises IntegrityError naming the clips where a row failed or is unfinished, and where a block is missing or torn.
         """
         index = self._checked(rows)
-        if not (self._status[index] == _OK).all():
-            self._require_ok(index)
-        out = np.empty((len(index), *self.spec.shape), self.dtype)
+        self._require(index, self._ok)
+        out = np.empty((len(index), self._elements), self.dtype)
         blocks, places = self._table.locate(index)
-        order = np.argsort(blocks, kind="stable")
-        current, array = -1, out
-        for target, block, place in zip(order.tolist(), blocks[order].tolist(), places[order].tolist(), strict=True):
-            if block != current:
-                current, array = block, self.medium.array(self._entries[block])
-            out[target] = array[place]
-        return out
+        self._maps.gather(self._entries, blocks.tolist(), places.tolist(), out)
+        return out.reshape(-1, *self.spec.shape)
 
     def load(self, rows: Any = None) -> Array:
         """Many rows at once, block by block: a new array [n, *shape].
@@ -195,24 +187,24 @@ class FeatureStore:
         if rows is None:
             return self._load_all()
         index = self._checked(rows)
-        self._require_ok(index)
-        out = np.empty((len(index), *self.spec.shape), self.dtype)
+        self._require(index, self._ok)
+        out = np.empty((len(index), self._elements), self.dtype)
         blocks, places = self._table.locate(index)
         order = np.argsort(blocks, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1) if len(order) else ():
             entry, inside = self._entries[int(blocks[group[0]])], places[group]
             start, end = int(group[0]), int(group[-1]) + 1
-            straight = end - start == len(group) and (np.diff(group) == 1).all() and (np.diff(inside) == 1).all()
+            straight = end - start == len(group) and (np.diff(inside) == 1).all()
             if straight and len(group) == entry.rows:
                 self.medium.load(entry, out[start:end])
             elif straight:
-                out[start:end] = self.medium.array(entry)[inside[0] : inside[-1] + 1]
+                out[start:end] = self._maps.flat(entry)[inside[0] : inside[-1] + 1]
             else:
-                out[group] = self.medium.array(entry)[inside]
-        return out
+                out[group] = self._maps.flat(entry)[inside]
+        return out.reshape(-1, *self.spec.shape)
 
     def _load_all(self) -> Array:
-        self._require_ok(np.arange(len(self._table)), (_OK, _FAILED))
+        self._require(np.arange(len(self._table)), self._written)
         out = np.empty((len(self._table), *self.spec.shape), self.dtype)
         for block in range(self.blocks):
             first, last = self.block_range(block)
@@ -222,6 +214,18 @@ class FeatureStore:
     def writer(self) -> Writer:
         """The writer, to be used in a `with` block; UsageError naming the holder where another one is at work."""
         return Writer(self)
+
+    def plan(self, rows: Sequence[Row]) -> None:
+        """Add the rows that the store doesn't have yet as new blocks, and take over labels and partitions; else nothing is written.
+
+        Raises UsageError where a clip and view stands twice in `rows` or another writer is at work.
+        """
+        table = self.medium.load_table()
+        if table.with_rows(rows) is table:
+            return
+        with self.medium.lock():
+            self.medium.save_table(self.medium.load_table().with_rows(rows))
+        self.refresh()
 
     def drop_block(self, block: int) -> None:
         """Forget a block (a damaged one), so that extracting again makes it anew."""
@@ -242,7 +246,7 @@ class FeatureStore:
 
     def info(self) -> dict[str, Any]:
         """Facts for people and scripts, as plain data."""
-        counts = Counter(self._status.tolist())
+        written, fine = int(self._written.sum()), int(self._ok.sum())
         made = Counter(canonical(entry.provenance) for entry in self._entries.values())
         return {
             "path": str(self.path),
@@ -251,9 +255,9 @@ class FeatureStore:
             "fingerprint": self.spec.fingerprint,
             "spec": self.spec.plain(),
             "rows": len(self._table),
-            "ok": counts[_OK],
-            "failed": counts[_FAILED],
-            "unfinished": counts[_UNFINISHED],
+            "ok": fine,
+            "failed": written - fine,
+            "unfinished": len(self._table) - written,
             "blocks": self.blocks,
             "blocks_done": len(self._entries),
             "block_rows": self.block_rows,
@@ -266,6 +270,6 @@ class FeatureStore:
 
     def failures(self) -> list[dict[str, Any]]:
         """Failed rows: id, view and reason."""
-        rows = np.flatnonzero(self._status == _FAILED).tolist()
+        rows = np.flatnonzero(self._written & ~self._ok).tolist()
         outcomes = ((row, self.outcome(row)) for row in rows)
         return [{"id": self._table.ids[r], "view": self._table.views[r], "reason": o.reason} for r, o in outcomes if o]

@@ -15,7 +15,7 @@ from typing import Any
 from cache.journal import FileJournal
 from cache.ledger import Entry, LedgerText, append_drop, append_entry, read_ledger, repair_ledger
 from cache.lock import exclusive
-from cache.maps import Maps, read_block
+from cache.maps import map_block, read_block
 from cache.medium import Array, Finding, Header, Medium
 from cache.spec import FeatureSpec
 from cache.table import RowTable
@@ -72,7 +72,6 @@ class FolderMedium(Medium):
 
     def __init__(self, path: Path, header: Header) -> None:
         self.path, self.header = path, header
-        self._maps = Maps(header.spec.shape, header.dtype)
 
     @abc.abstractmethod
     def file_name(self, block: int) -> str:
@@ -144,7 +143,7 @@ class FolderMedium(Medium):
         sync_folder(self.path / self.folder_name)
 
     def array(self, entry: Entry) -> Array:
-        return self._maps.get(self._file(entry.block), entry)
+        return map_block(self._file(entry.block), entry, self.header.spec.shape, self.header.dtype)
 
     def load(self, entry: Entry, out: Array) -> None:
         read_block(self._file(entry.block), entry, out)
@@ -187,6 +186,3 @@ class FolderMedium(Medium):
         return sum(
             e.stat().st_size for folder, _, names in os.walk(self.path) for e in (Path(folder, n) for n in names)
         )
-
-    def close(self) -> None:
-        self._maps.clear()

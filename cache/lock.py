@@ -15,7 +15,7 @@ from fsar_cache.errors import UsageError
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, what: str = "store") -> Iterator[None]:
     """Hold the lock file `path`; UsageError naming the holder where another writer has it.
 
     The kernel releases the lock when its process ends, so a dead writer never blocks the next one.
@@ -26,7 +26,7 @@ def exclusive(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UsageError(
-                f"another writer has the store {path.parent} ({_holder(handle)})",
+                f"another writer has the {what} {path.parent} ({_holder(handle)})",
                 hint="wait until it ends, or stop it; then repeat the command",
             ) from error
         since = time.strftime("%Y-%m-%d %H:%M:%S")

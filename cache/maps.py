@@ -6,7 +6,7 @@ import mmap
 import os
 import resource
 import threading
-from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,41 +57,59 @@ def read_block(path: Path, entry: Entry, out: Array) -> None:
         os.close(handle)
 
 
-class Maps:
-    """The most recently used block files as read-only arrays [rows, *shape]; safe to use from several threads.
+def map_block(path: Path, entry: Entry, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """The rows of a block as a read-only mapped array [rows, *shape].
 
-    A file is mapped once its size was found right, because touching a page beyond the end of a file kills the process. A map that
-    is dropped while an array of it is in use stays until that array goes.
+    The file is mapped only once its size was found right, because touching a page beyond the end of a file kills the process.
+    """
+    handle = open_block(path, entry)
+    try:
+        mapped = mmap.mmap(handle, entry.bytes, prot=mmap.PROT_READ)
+    finally:
+        os.close(handle)
+    return np.ndarray((entry.rows, *shape), dtype, buffer=mapped, offset=entry.offset)
+
+
+class Maps:
+    """Blocks that are open as arrays [rows, elements], a bounded number of them; safe to use from several threads.
+
+    Every map holds a descriptor, so the oldest goes when there are too many; while an array of it is in use it stays mapped.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int | None = None) -> None:
-        self._shape, self._dtype = shape, dtype
+    def __init__(self, open_array: Callable[[Entry], Array], limit: int | None = None) -> None:
+        self._open_array = open_array
         self._limit = limit or map_limit()
-        self._arrays: OrderedDict[tuple[int, str], Array] = OrderedDict()
+        self._arrays: dict[int, Array] = {}
+        self._entries: dict[int, Entry] = {}
         self._lock = threading.Lock()
 
-    def get(self, path: Path, entry: Entry) -> Array:
-        """The rows of the block as it was written (a rewritten block is another map)."""
-        key = (entry.block, entry.sha256)
+    def flat(self, entry: Entry) -> Array:
+        """The rows of a block, [rows, elements]."""
         with self._lock:
-            array = self._arrays.get(key)
+            array = self._arrays.get(entry.block)
             if array is None:
-                array = self._arrays[key] = self._map(path, entry)
+                opened = self._open_array(entry)
+                array = self._arrays[entry.block] = opened.reshape(len(opened), -1)
+                self._entries[entry.block] = entry
                 if len(self._arrays) > self._limit:
-                    self._arrays.popitem(last=False)
-            else:
-                self._arrays.move_to_end(key)
-        return array
+                    self._forget(next(iter(self._arrays)))
+            return array
 
-    def _map(self, path: Path, entry: Entry) -> Array:
-        handle = open_block(path, entry)
-        try:
-            mapped = mmap.mmap(handle, entry.bytes, prot=mmap.PROT_READ)
-        finally:
-            os.close(handle)
-        return np.ndarray((entry.rows, *self._shape), self._dtype, buffer=mapped, offset=entry.offset)
+    def gather(self, entries: Mapping[int, Entry], blocks: list[int], places: list[int], out: Array) -> None:
+        """Copy row places[i] of block blocks[i] to out[i], out being [n, elements]: one plain copy per row."""
+        arrays = self._arrays
+        for target, (block, place) in enumerate(zip(blocks, places, strict=True)):
+            array = arrays.get(block)
+            if array is None:
+                array = self.flat(entries[block])
+            out[target] = array[place]
 
-    def clear(self) -> None:
-        """Drop every map."""
+    def keep(self, entries: Mapping[int, Entry]) -> None:
+        """Drop the maps of blocks that are gone or were written again."""
         with self._lock:
-            self._arrays.clear()
+            for block, entry in list(self._entries.items()):
+                if entries.get(block) != entry:
+                    self._forget(block)
+
+    def _forget(self, block: int) -> None:
+        del self._arrays[block], self._entries[block]

@@ -91,7 +91,7 @@ class Medium(abc.ABC):
 
     @abc.abstractmethod
     def array(self, entry: Entry) -> Array:
-        """The rows of a block [rows, *shape], read-only, mapped where the medium can; IntegrityError where missing or torn."""
+        """Open a block: its rows [rows, *shape], read-only, mapped where the medium can; IntegrityError where missing or torn."""
 
     @abc.abstractmethod
     def load(self, entry: Entry, out: Array) -> None:
@@ -116,10 +116,6 @@ class Medium(abc.ABC):
     @abc.abstractmethod
     def size(self) -> int:
         """Bytes used."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Let go of maps; the medium can be used again."""
 
 
 BACKENDS: Registry[type[Medium]] = Registry("store", ("cache.zarr_blocks", "cache.hdf5_blocks", "cache.memory"))

@@ -90,7 +90,7 @@ class MemoryMedium(Medium):
         return self._arrays[entry.block]
 
     def load(self, entry: Entry, out: Array) -> None:
-        out[:] = self._arrays[entry.block]
+        out[:] = self._arrays[entry.block].reshape(out.shape)
 
     def journal(self, block: int) -> MemoryJournal:
         return MemoryJournal(self._journals, block, int(self._table.sizes[block]), self.header)
@@ -109,6 +109,3 @@ class MemoryMedium(Medium):
 
     def size(self) -> int:
         return sum(array.nbytes for array in self._arrays.values())
-
-    def close(self) -> None:
-        pass

@@ -60,14 +60,15 @@ def create(
     header = Header(spec, dataset, backend, block_rows or default_block_rows(spec.row_bytes, len(rows)))
     if not kind.durable:
         medium = kind(path, header)
-        medium.save_table(RowTable(header.block_rows).with_rows(rows))
-        return FeatureStore(path, medium, header)
+        memory = FeatureStore(path, medium, header)
+        memory.plan(rows)
+        return memory
     with space_guard(path):
         if not (path / HEADER).exists():
             _make(path, kind, header, rows)
         store = open_store(path)
         _require_fit(store, header, block_rows)
-        _plan(store, rows)
+        store.plan(rows)
     return store
 
 
@@ -110,16 +111,6 @@ def _require_fit(store: FeatureStore, header: Header, block_rows: int | None) ->
         )
     if block_rows not in (None, store.block_rows):
         raise UsageError(f"the store {store.path} has {store.block_rows} rows per block, {block_rows} were asked for")
-
-
-def _plan(store: FeatureStore, rows: Sequence[Row]) -> None:
-    """Add the rows that the store doesn't have; nothing is written where there are none."""
-    table = store.medium.load_table()
-    if table.with_rows(rows) is table:
-        return
-    with store.medium.lock():
-        store.medium.save_table(store.medium.load_table().with_rows(rows))
-    store.refresh()
 
 
 def open_store(path: Path) -> FeatureStore:
