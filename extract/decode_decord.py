@@ -1,0 +1,55 @@
+"""Decoding with decord, for the kinds of file on which it was found exact; it can't tell damaged frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from extract.decoders import DECODERS, Choose, Decoded, Span, chosen
+from extract.probe import DecodeError, Probe, probe
+from fsar_cache.errors import MissingError
+
+
+@DECODERS.add("decord")
+def decode_decord(path: Path, choose: Choose, span: Span) -> Decoded:
+    """Decode with decord; refuses (DecodeError) files on which it isn't known to be exact."""
+    seen = probe(path)
+    doubts = list(_doubts(seen))
+    if doubts:
+        raise DecodeError(
+            f"{path.name}: decord is not exact on this file: {'; '.join(doubts)}", hint="use --decoder auto"
+        )
+    decord = _decord()
+    picked = chosen(choose, span.positions(seen.times, path.name))
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        if len(reader) != len(seen.pts):
+            raise DecodeError(f"{path.name}: decord finds {len(reader)} frames, the file shows {len(seen.pts)}")
+        frames = reader.get_batch(picked).asnumpy()
+    except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DecodeError(f"{path.name}: decord gave up: {line.rpartition(': ')[2]}") from error
+    return Decoded(frames, len(seen.pts), seen.claimed, 0, seen.duration, "decord")
+
+
+def _doubts(seen: Probe) -> Iterator[str]:
+    """Why decord might return other frames or other pixels than a sequential decode."""
+    yield from seen.odd
+    if seen.codec not in ("h264", "vp9", "mpeg4"):  # on HEVC with B-frames it returned wrong frames
+        yield f"codec {seen.codec}"
+    if seen.pixels not in ("yuv420p", "yuvj420p"):
+        yield f"pixel format {seen.pixels}"
+    if seen.width % 2 or seen.height % 2:
+        yield f"odd picture size {seen.width}x{seen.height}"
+
+
+def _decord() -> Any:
+    try:
+        import decord
+    except (ImportError, OSError, RuntimeError) as error:
+        raise MissingError(
+            f"decord can't be imported: {error}", hint="pip install decord, or use --decoder pyav"
+        ) from error
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
