@@ -83,7 +83,7 @@ def soft_dtw_padded(distances: Tensor, gamma: float) -> Tensor:
 
 def soft_path(distances: Tensor, align: Callable[[Tensor], Tensor]) -> Tensor:
     """How much each cell takes part in the alignment: the gradient of `align` w.r.t. its distances, same shape, values >= 0."""
-    with torch.enable_grad():
-        leaf = distances.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = distances.detach().clone().requires_grad_()
         (path,) = torch.autograd.grad(align(leaf).sum(), leaf)
     return path

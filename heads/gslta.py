@@ -100,11 +100,6 @@ class GsltaConfig:
             or not 0 <= self.sfme_mix <= 1
         ):
             raise UsageError("gslta needs otam_lambda > 0, ema_momentum and sfme_mix in 0..1, sfme_every >= 0")
-        if not 1 <= self.sub_seq_num <= comb(self.seq_len, self.sub_seq_len):
-            raise UsageError(
-                f"gslta draws {self.sub_seq_num} different subsequences of {self.sub_seq_len} out of {self.seq_len} frames, "
-                f"but there are {comb(self.seq_len, self.sub_seq_len)}"
-            )
 
     @property
     def distils(self) -> bool:
@@ -181,6 +176,12 @@ class Gslta(Head):
         c = self.config
         if not c.distils:
             return {}
+        if not 1 <= c.sub_seq_num <= comb(c.seq_len, c.sub_seq_len):
+            raise UsageError(
+                f"Gslta draws {c.sub_seq_num} different subsequences of {c.sub_seq_len} out of {c.seq_len} frames, "
+                f"but there are {comb(c.seq_len, c.sub_seq_len)}",
+                hint="lower sub_seq_num, or set weight_self and weight_cross to 0",
+            )
         tuples = np.array(list(combinations(range(c.seq_len), c.sub_seq_len)), dtype=np.int64)
         chosen = rng.choice(len(tuples), c.sub_seq_num, replace=False)
         return {"sub_query": tuples[chosen], "cross_partner": _partners(np.asarray(shape.query_labels), rng)}
@@ -193,10 +194,11 @@ class Gslta(Head):
         prototypes = self._prototypes(s, batch.task)
         logits = finite(self, -self.align(q, prototypes))
         class_logits = self.class_layer(self.class_norm(torch.cat([s, q], 1).mean(2)))
+        meta = query_losses(logits, batch.query_labels).sum()
         itself, cross = self._distillation(batch, logits, prototypes, step)
         values = {
             "supervised": self._supervised(batch, class_logits),
-            "meta": query_losses(logits, batch.query_labels).sum(),
+            "meta": meta,
             "reconstruction": self._reconstruction(pool, logits),
             "self": itself,
             "cross": cross,

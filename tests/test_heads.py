@@ -1,0 +1,257 @@
+"""What every head promises, whatever its method: batches of episodes, order of clips, unequal shots, clear refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from head_episodes import DIM, FRAMES, IDS, VARIANTS, WAY, episodes, logits, make, one
+from torch.nn import functional as F
+
+from fsar_cache.errors import UsageError
+from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Task
+
+every_variant = pytest.mark.parametrize(("name", "config"), VARIANTS, ids=IDS)
+every_head = pytest.mark.parametrize("name", HEADS.names())
+
+
+def test_all_heads_have_variants_here() -> None:
+    assert {name for name, _ in VARIANTS} == set(HEADS.names())
+
+
+@every_variant
+def test_a_batch_equals_its_episodes(name: str, config: dict[str, Any]) -> None:
+    batch = episodes(count=3)
+    head = make(name, **config)
+    together = logits(head, batch)
+    alone = torch.cat([logits(head, one(batch, e)) for e in range(3)])
+    assert together.shape == (3, 6, WAY)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@every_variant
+def test_losses_and_gradients_of_a_batch_are_sums_over_its_episodes(name: str, config: dict[str, Any]) -> None:
+    def gradient(parts: list[EpisodeBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+        head = make(name, **config).train()
+        totals, grads = torch.zeros(()), []
+        for part in parts:
+            x = part.query["features"].clone().requires_grad_()
+            loss = head(replace(part, query={"features": x}), 2).loss
+            loss.backward()
+            totals = totals + loss.detach()
+            grads.append(x.grad)
+        return totals, torch.cat(grads)
+
+    batch = episodes(count=3)
+    for got, want in zip(gradient([batch]), gradient([one(batch, e) for e in range(3)]), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+
+
+@every_variant
+def test_order_of_support_and_names_of_classes_do_not_matter(name: str, config: dict[str, Any]) -> None:
+    batch, head = episodes(), make(name, **config)
+    before = logits(head, batch)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    shuffled = replace(
+        batch,
+        support={"features": batch.support["features"][:, order]},
+        task=Task(WAY, batch.task.support_labels[:, order]),
+    )
+    torch.testing.assert_close(logits(head, shuffled), before, rtol=1e-4, atol=1e-5)
+    renamed = torch.tensor([2, 0, 1])
+    relabelled = replace(batch, task=Task(WAY, renamed[batch.task.support_labels]))
+    if "layer_norm" not in config:
+        torch.testing.assert_close(logits(head, relabelled)[..., renamed], before, rtol=1e-4, atol=1e-5)
+
+
+@every_variant
+def test_encoding_a_clip_does_not_depend_on_the_others(name: str, config: dict[str, Any]) -> None:
+    head = make(name, **config).eval()
+    x = episodes().support["features"].flatten(0, 1)
+    whole = head.encode({"features": x}, "support")
+    for key, code in whole.items():
+        assert len(code) == len(x)
+        alone = torch.cat([head.encode({"features": x[i : i + 1]}, "support")[key] for i in range(len(x))])
+        torch.testing.assert_close(code, alone, rtol=1e-5, atol=1e-6)
+
+
+@every_variant
+def test_the_right_class_wins_on_clear_features(name: str, config: dict[str, Any]) -> None:
+    rng = torch.Generator().manual_seed(5)
+    means = torch.rand(WAY, FRAMES, DIM, generator=rng) * 4
+    labels = torch.tensor([[2, 0, 1, 1, 0, 2]])
+    batch = replace(
+        episodes(1),
+        support={"features": means[labels]},
+        query={"features": means[labels] + 0.01},
+        task=Task(WAY, labels),
+    )
+    assert torch.equal(logits(make(name, **config), batch).argmax(-1), labels)
+
+
+@pytest.mark.parametrize("name", ["otam", "protonet"])
+def test_unequal_shots_are_averaged_per_class(name: str) -> None:
+    batch = episodes(1, shots=(1, 2, 4))
+    head = make(name)
+    got = logits(head, batch)[0]
+    labels = batch.task.support_labels[0]
+    for c in range(WAY):
+        single = [
+            logits(
+                head,
+                replace(
+                    batch,
+                    support={"features": batch.support["features"][:, [i] * WAY]},
+                    task=Task(WAY, torch.arange(WAY)[None]),
+                ),
+            )[0, :, 0]
+            for i in (labels == c).nonzero().flatten().tolist()
+        ]
+        torch.testing.assert_close(got[:, c], torch.stack(single).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def slow_prototypes(batch: EpisodeBatch) -> np.ndarray:
+    x, labels = batch.support["features"][0].numpy(), batch.task.support_labels[0].numpy()
+    return np.stack([np.mean([x[i] for i in range(len(x)) if labels[i] == c], axis=0) for c in range(WAY)])
+
+
+def test_protonet_metrics_against_loops() -> None:
+    batch = episodes(1, shots=(1, 2, 4))
+    x, p = batch.query["features"][0].double().numpy(), slow_prototypes(batch).astype(float)
+    for metric in ("euclidean", "cosine_prototype", "cosine_timewise"):
+        got = logits(make("protonet", metric=metric), batch)[0]
+        for i, c in np.ndindex(6, WAY):
+            a, b = x[i].mean(0), p[c].mean(0)
+            norms = np.linalg.norm(x[i], axis=1) * np.linalg.norm(p[c], axis=1)
+            want = {
+                "euclidean": -((a - b) ** 2).sum(),
+                "cosine_prototype": a @ b / np.linalg.norm(a) / np.linalg.norm(b) - 1,
+                "cosine_timewise": ((x[i] * p[c]).sum(1) / norms - 1).sum(),
+            }[metric]
+            assert got[i, c].item() == pytest.approx(want, rel=1e-4, abs=1e-5)
+
+
+def test_layer_norm_and_temperature() -> None:
+    batch = episodes()
+    plain = logits(make("protonet", metric="cosine_timewise"), batch)
+    normed = logits(make("protonet", metric="cosine_timewise", layer_norm=WAY), batch)
+    torch.testing.assert_close(normed, F.layer_norm(plain, (WAY,)))
+    base, sharp = logits(make("protonet"), batch), logits(make("protonet", temperature=0.1), batch)
+    torch.testing.assert_close(sharp, base * 10)
+
+
+@pytest.mark.parametrize("name", ["otam", "protonet"])
+def test_the_loss_is_the_mean_over_queries_over_tasks_per_batch(name: str) -> None:
+    batch = episodes(1)
+    want = F.cross_entropy(logits(make(name), batch)[0], batch.query_labels[0]) / 4
+    torch.testing.assert_close(make(name, tasks_per_batch=4)(batch, 1).loss, want)
+
+
+@pytest.mark.parametrize("name", ["otam", "gslta"])
+def test_show_gives_tables_for_the_report(name: str) -> None:
+    batch, head = episodes(1), make(name).eval()
+    with torch.inference_mode():
+        codes = [
+            {"frames": head.encode({"features": c["features"][0]}, "query")["frames"][None]}
+            for c in (batch.support, batch.query)
+        ]
+        shown = head.show(codes[0], codes[1], batch.task)
+    assert shown["cost"].shape == shown["path"].shape == (6, WAY, FRAMES, FRAMES)
+    assert (shown["path"] >= 0).all()
+    if "shot" in shown:
+        chosen = batch.task.support_labels[0][shown["shot"]]
+        assert torch.equal(chosen, torch.arange(WAY).expand(6, WAY))
+
+
+def test_otam_takes_clips_of_different_lengths_and_timewise_protonet_does_not() -> None:
+    batch = episodes(1)
+    short = replace(batch, query={"features": batch.query["features"][:, :, :3]})
+    assert torch.isfinite(logits(make("otam"), short)).all()
+    with pytest.raises(UsageError, match="as many support as query frames"):
+        logits(make("protonet", metric="cosine_timewise"), short)
+
+
+def changed(batch: EpisodeBatch, **what: Any) -> EpisodeBatch:
+    if "support_labels" in what:
+        return replace(batch, task=Task(WAY, what["support_labels"], batch.task.draws))
+    return replace(batch, **what)
+
+
+def spoilt(batch: EpisodeBatch, role: str, value: float) -> EpisodeBatch:
+    clips = getattr(batch, role)["features"].clone()
+    clips[0, 1, 2, 3] = value
+    return replace(batch, **{role: {"features": clips}})
+
+
+BATCH = episodes()
+LABELS = BATCH.task.support_labels
+BAD: dict[str, tuple[EpisodeBatch, str]] = {
+    "support label too high": (changed(BATCH, support_labels=LABELS + 1), r"support labels .* 0\.\.2, got 1\.\.3"),
+    "support label negative": (changed(BATCH, support_labels=LABELS - 1), r"support labels .* 0\.\.2, got -1\.\.1"),
+    "support labels of another length": (changed(BATCH, support_labels=LABELS[:, 1:]), "support labels .* shape"),
+    "support labels not integer": (changed(BATCH, support_labels=LABELS.float()), "must be integers"),
+    "a class without support": (
+        changed(BATCH, support_labels=LABELS.clamp(max=1)),
+        "class 2 of episode 0 has no support",
+    ),
+    "query label too high": (changed(BATCH, query_labels=BATCH.query_labels + 1), "query labels"),
+    "query labels of another length": (changed(BATCH, query_labels=BATCH.query_labels[:, 1:]), "query labels"),
+    "NaN in the support": (spoilt(BATCH, "support", float("nan")), "support features with NaN"),
+    "infinity in the query": (spoilt(BATCH, "query", float("inf")), "query features with NaN or infinite"),
+    "no features": (changed(BATCH, query={"flow": BATCH.query["features"]}), "needs query features of kind 'features'"),
+    "another width": (changed(BATCH, query={"features": BATCH.query["features"][..., 1:]}), "5x16 per clip|same width"),
+    "no query": (
+        changed(BATCH, query={"features": BATCH.query["features"][:, :0]}, query_labels=LABELS[:, :0]),
+        "at least one",
+    ),
+}
+
+
+@every_head
+@pytest.mark.parametrize("what", BAD)
+def test_bad_episodes_are_refused(name: str, what: str) -> None:
+    batch, message = BAD[what]
+    with pytest.raises(UsageError, match=message):
+        make(name)(batch, 1)
+
+
+@every_head
+def test_nan_that_slipped_past_encoding_is_refused_by_match(name: str) -> None:
+    head: Head = make(name)
+    code = BATCH.support["features"].clone()
+    code[0, 0] = float("nan")
+    with pytest.raises(UsageError, match="NaN"):
+        head.match({"frames": code[:, :, :1]}, {"frames": BATCH.query["features"][:, :, :1]}, BATCH.task)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("protonet", {"metric": "euclid"}, "did you mean|unknown protonet metric"),
+        ("protonet", {"temperature": 0.0}, "temperature"),
+        ("protonet", {"layer_norm": 5}, "cosine_timewise"),
+        ("otam", {"last_column": "three"}, "three_term"),
+        ("otam", {"otam_lambda": 0.0}, "otam_lambda > 0"),
+        ("gslta", {"otam_directions": 3}, "1 or 2"),
+        ("gslta", {"sfme_index": "puplished"}, "unknown gslta sfme_index"),
+        ("gslta", {"depth": 0}, "depth must be at least 1"),
+        ("gslta", {"ema_momentum": 1.5}, "ema_momentum"),
+    ],
+)
+def test_bad_settings_are_refused(name: str, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(name, **config)
+
+
+def test_layer_norm_fixes_the_way() -> None:
+    with pytest.raises(UsageError, match="fixes the way at 5, got 3"):
+        logits(make("protonet", metric="cosine_timewise", layer_norm=5), BATCH)
+
+
+@pytest.mark.parametrize("name", ["otam", "protonet"])
+def test_heads_without_choices_draw_nothing(name: str) -> None:
+    shape = EpisodeShape(3, 2, 2, 0, FRAMES, np.arange(3).repeat(2))
+    assert make(name).draw(shape, np.random.default_rng(0)) == {}

@@ -1,0 +1,199 @@
+"""Golden parity of every public case, and proof that the cases notice mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from golden.golden import load, mismatch
+from parity import answers, cases, pick, ratios, slices
+from parity_models import RUNNERS
+from torch import Tensor
+from torch.nn import functional as F
+
+import heads.gslta
+import heads.otam
+import heads.protonet
+from extract.backbone import BACKBONES
+from extract.resnet import trunk
+from extract.weights import load_strictly
+from fsar_cache.errors import UsageError
+from heads.transformer import Block
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
+PARITY = Path(__file__).resolve().parent / "parity.py"
+CASES = cases([GOLDEN])
+
+
+@pytest.mark.parametrize("folder", CASES, ids=[f"{f.parent.name}-{f.name}" for f in CASES])
+def test_case(folder: Path) -> None:
+    table = ratios(folder)
+    assert table
+    assert {output: ratio for output, ratio in table.items() if not ratio <= 1} == {}
+
+
+def test_every_method_has_cases() -> None:
+    assert {folder.parent.name for folder in CASES} == set(RUNNERS)
+    assert len(CASES) == 14
+
+
+def clamped(a: Tensor, b: Tensor, epsilon: float) -> Tensor:
+    return a @ b.transpose(-1, -2) / (a.norm(dim=-1)[..., None] * b.norm(dim=-1)[..., None, :]).clamp(min=epsilon)
+
+
+def with_vertical_step(distances: Tensor, smoothing: float, *, single: bool = False, last_column: str = "") -> Tensor:
+    from heads.alignment import soft_dtw_padded
+
+    one = soft_dtw_padded(distances.transpose(-1, -2), smoothing)
+    return one + soft_dtw_padded(distances, smoothing)
+
+
+def only_forward(distances: Tensor, smoothing: float, *, single: bool = False, last_column: str = "") -> Tensor:
+    from heads.alignment import otam
+
+    return otam(distances, smoothing)
+
+
+def normed_feed_forward(self: Block, x: Tensor) -> Tensor:
+    n = self.norm(x)
+    q, k, v = (to(n).unflatten(2, (self.heads, -1)).transpose(1, 2) for to in (self.to_q, self.to_k, self.to_v))
+    y = x + self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    return y + self.narrow(F.gelu(self.widen(F.layer_norm(y, y.shape[-1:]))))
+
+
+def detached_softmax(x: Tensor, dim: int) -> Tensor:
+    return torch.softmax(x, dim).detach()
+
+
+class DetachedFunctional:
+    """torch.nn.functional, but for a softmax without gradient."""
+
+    softmax = staticmethod(detached_softmax)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(F, name)
+
+
+def median_class(support: Tensor, average: Tensor) -> Tensor:
+    member = (average > 0).transpose(1, 2)
+    return torch.stack(
+        [
+            torch.stack([s[m[:, c]].median(0).values for c in range(m.shape[1])])
+            for s, m in zip(support, member, strict=True)
+        ]
+    )
+
+
+PATCHES: dict[str, tuple[str, Any, str, Any]] = {
+    "epsilon as a floor, otam": ("otam/eval_5way_5shot_lambda05", heads.otam, "similarity", clamped),
+    "epsilon as a floor, gslta": ("gslta/eval_5way_5shot", heads.gslta, "similarity", clamped),
+    "vertical steps everywhere": ("otam/eval_5way_1shot_lambda01", heads.otam, "otam_both", with_vertical_step),
+    "one direction": ("gslta/eval_5way_5shot", heads.gslta, "otam_both", only_forward),
+    "norm before the feed-forward part": ("gslta/eval_5way_1shot", Block, "forward", normed_feed_forward),
+    "medians as prototypes": ("gslta/eval_5way_5shot", heads.gslta, "class_means", median_class),
+    "P without gradient": ("gslta/train_sfme", heads.gslta, "F", DetachedFunctional()),
+    "a teacher that stays": ("gslta/train_sfme", heads.gslta.Gslta, "after_forward", lambda self, step: None),
+    "no mixing": ("gslta/train_sfme", heads.gslta.Gslta, "_mixes", lambda self, step: False),
+}
+
+
+@pytest.mark.parametrize("mistake", PATCHES)
+def test_a_mistake_in_the_code_is_noticed(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, owner, attribute, wrong = PATCHES[mistake]
+    assert max(ratios(GOLDEN / name).values()) <= 1
+    monkeypatch.setattr(owner, attribute, wrong)
+    assert max(ratios(GOLDEN / name).values()) > 1
+
+
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("otam/eval_5way_1shot_lambda01", {"lambda": 0.11}),
+    ("otam/eval_5way_1shot_lambda01", {"last_column": "two_term"}),
+    ("otam/eval_5way_5shot_lambda05", {"single_direction": True}),
+    ("otam/gslta_recursion", {"otam_directions": 1}),
+    ("otam/soft_dtw_gamma01", {"gamma": 0.12}),
+    ("otam/soft_dtw_gamma01", {"zero_rows": False}),
+    ("otam/soft_dtw_gamma01", {"frame_metric": "squared_euclidean"}),
+    ("otam/train_5way_2shot_lambda01", {"tasks_per_batch": 1}),
+    ("protonet/euclidean_5way_5shot", {"metric": "cosine_prototype"}),
+    ("protonet/cosine_timewise_5way_1shot", {"layer_norm": True}),
+    ("gslta/train_sfme", {"sfme": False}),
+    ("gslta/train_sfme", {"iteration": 3}),
+    ("gslta/train_sfme", {"sfme_index": "intended"}),
+    ("gslta/train_sfme", {"sfme_mix": 0.3}),
+    ("gslta/train_sfme", {"start_cross": 4}),
+    ("gslta/train_sfme", {"teacher": "copied"}),
+    ("gslta/train_sfme", {"divided_by_tasks_per_batch": ["supervised", "meta", "reconstruction", "self", "cross"]}),
+]
+
+
+@pytest.mark.parametrize(("name", "setting"), SETTINGS, ids=[f"{n} {s}" for n, s in SETTINGS])
+def test_another_setting_is_noticed(name: str, setting: dict[str, Any]) -> None:
+    case = load(GOLDEN / name)
+    other = dataclasses.replace(case, config=case.config | setting)
+    assert max(mismatch(other, answers(other)).values()) > 1
+
+
+def test_pixels_give_the_golden_features() -> None:
+    """The whole backbone, from uint8, and not only its stages after the scaling."""
+    case = load(GOLDEN / "gslta/e2e_resnet18_64px")
+    backbone = BACKBONES.get("resnet18")("random:3").eval()
+    prefix = "backbone.resnet."
+    weights = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in case.weights.items() if k.startswith(prefix)}
+    load_strictly(trunk(backbone), weights, "the case")
+    pixels = np.round(case.inputs["query"] * 255).astype(np.uint8).reshape(2, 8, 3, 64, 64).transpose(0, 1, 3, 4, 2)
+    with torch.inference_mode():
+        features = backbone(torch.from_numpy(np.ascontiguousarray(pixels))).numpy()
+    want = case.outputs["features/query"]
+    assert (np.abs(features - want) / (case.atol + case.rtol * np.abs(want))).max() <= 1
+
+
+def test_shared_cases_are_the_copied_ones(shared_folder: Path) -> None:
+    for folder in CASES:
+        there = shared_folder / "golden" / folder.relative_to(GOLDEN)
+        for file in ("case.json", "tensors.npz"):
+            assert (there / file).read_bytes() == (folder / file).read_bytes(), f"{folder.name}/{file}"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, PARITY, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_command_exit_codes(tmp_path: Path) -> None:
+    good = GOLDEN / "protonet" / "euclidean_5way_5shot"
+    wrong = tmp_path / "wrong"
+    shutil.copytree(good, wrong)
+    text = (wrong / "case.json").read_text()
+    (wrong / "case.json").write_text(text.replace('"metric": "euclidean"', '"metric": "cosine_prototype"'))
+    strange = tmp_path / "strange"
+    shutil.copytree(good, strange)
+    (strange / "case.json").write_text(text.replace('"metric": "euclidean"', '"metric": "euclidian"'))
+    done = run(good, wrong)
+    assert done.returncode == 4
+    assert "euclidean_5way_5shot  logits" in done.stdout
+    assert "FAIL" in done.stdout
+    assert "1 of 2 cases agree" in done.stdout
+    refused = run(strange)
+    assert refused.returncode == 2
+    assert "did you mean 'euclidean'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert run(tmp_path / "absent").returncode == 3
+
+
+def test_names_and_slices() -> None:
+    x = torch.arange(2 * 3 * 64.0).view(2, 3, 64)
+    values = {"grad/in/support": x, "sfme/query": x, "logits": x}
+    rules = {"sfme/*": "[:, :, :8]", "logits": "[1, ::2, ..., -3:]"}
+    assert torch.equal(pick("grad/in/support_part", values, rules), x[..., ::32])
+    assert torch.equal(pick("grad_norm/in/support", values, rules), x.norm())
+    assert torch.equal(pick("sfme/query", values, rules), x[:, :, :8])
+    assert torch.equal(pick("logits", values, rules), x[1, ::2, ..., -3:])
+    assert pick("nothing", values, rules) is None
+    with pytest.raises(UsageError, match="not understood"):
+        slices("[:, __import__('os')]")
