@@ -125,7 +125,7 @@ def _every_frame(container: InputContainer, stream: av.VideoStream, name: str) -
     Refused packets at either end shorten the video. One between others would shift the numbers of all later frames: DecodeError.
     """
     packets = container.demux(stream)
-    begun, refused = False, 0
+    begun, refused = False, 0  # refused: the number of the first packet refused after one was accepted
     for number in itertools.count(1):
         try:
             packet = next(packets, None)
@@ -137,14 +137,14 @@ def _every_frame(container: InputContainer, stream: av.VideoStream, name: str) -
         except av.error.EOFError:
             return
         except av.error.FFmpegError:
-            refused += begun > 0
+            refused = refused or number * begun
             yield None
             frames = []
         else:
-            begun += 1
+            begun = True
             if refused and not last:
                 raise DecodeError(
-                    f"{name}: damaged: packet {begun} can't be decoded but later ones can, so frames are missing"
+                    f"{name}: damaged: packet {refused} can't be decoded, later ones can: frames are lost"
                 )
         yield from frames
         if last:
@@ -157,9 +157,8 @@ def _rgb(frame: av.VideoFrame) -> Picture:
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture
-    a, b, _, c, d = np.frombuffer(memoryview(cast(SideData, matrix)), np.int32)[
-        :5
-    ].tolist()  # (x, y) goes to (a x + c y, b x + d y)
+    # The point (x, y) goes to (a x + c y, b x + d y), in steps of 90 degrees.
+    a, b, _, c, d = np.frombuffer(memoryview(cast(SideData, matrix)), np.int32)[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         picture, a, d = picture.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
