@@ -1,0 +1,91 @@
+"""The inside of a decode process: take a task, do it, leave the arrays in a shared file, say so. Imports no torch, so it starts fast.
+
+`DecodePool` starts it in an interpreter of its own: no fork of a threaded parent, no second run of the user's main module.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fsar_cache.errors import FsarError, SpaceError
+from fsar_cache.files import space_guard
+
+GRACE = 10.0
+"""Seconds after its time limit at which a process that nobody watches any more ends itself."""
+
+
+def pack(result: Any, slot: int) -> tuple[bytes, list[int]]:
+    """Write the arrays of `result` one after the other into the file `slot`; returns the rest of it pickled, and their sizes in bytes."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+    sizes, offset = [], 0
+    for buffer in buffers:
+        view = buffer.raw()
+        sizes.append(view.nbytes)
+        while view.nbytes:
+            written = os.pwrite(slot, view, offset)
+            offset, view = offset + written, view[written:]
+    return head, sizes
+
+
+def unpack(head: bytes, sizes: list[int], slot: int) -> Any:
+    """The result that `pack` took apart; its arrays are new memory."""
+    buffers, offset = [], 0
+    for size in sizes:
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        while view.nbytes:
+            got = os.preadv(slot, [view], offset)
+            if got == 0:
+                raise EOFError("a decode process left fewer bytes than it said")
+            offset, view = offset + got, view[got:]
+        buffers.append(buffer)
+    return pickle.loads(head, buffers=buffers)
+
+
+def serve(link: Connection, slots: list[int]) -> None:
+    """Answer tasks until the other side hangs up. Answers: ("ok", head, sizes), ("failed", reason) or ("refused", error)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        path, packed, limit = link.recv()
+        sys.path[:] = path
+        work = pickle.loads(packed)
+        link.send(("ready",))
+        while True:
+            slot, task = link.recv()
+            signal.setitimer(signal.ITIMER_REAL, limit + GRACE)
+            answer = _answer(work, task, slots[slot])
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            link.send(answer)
+    except (EOFError, ConnectionError):
+        return
+
+
+FAILURE = 3
+"""The exit code of the errors that are about one clip (`DecodeError`, a missing file); others are about the whole request."""
+
+
+def _answer(work: Any, task: Any, slot: int) -> tuple[Any, ...]:
+    try:
+        result = work(task)
+    except FsarError as error:
+        return ("failed", error.message) if error.exit_code == FAILURE else ("refused", error)
+    except Exception as error:  # noqa: BLE001 - one bad clip must not end the run; its reason is recorded
+        return ("failed", f"unexpected {type(error).__name__}: {error}")
+    try:
+        with space_guard("the memory shared with a decode process"):
+            return ("ok", *pack(result, slot))
+    except SpaceError as error:
+        return ("refused", error)
+
+
+def main() -> None:
+    """Entry: the arguments are the descriptor of the link and those of the slots."""
+    link, *slots = (int(text) for text in sys.argv[1:])
+    serve(Connection(link), slots)
