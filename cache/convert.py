@@ -23,14 +23,8 @@ def convert(
     if store.medium.durable and Path(target).resolve() == store.path.resolve():
         raise UsageError(f"source and copy are the same folder {target}", hint="name another folder for the copy")
     extents, rows = store.medium.load_table().extents, store.rows
-    copy = create(
-        target,
-        store.spec,
-        rows[: extents[0]] if extents else [],
-        dataset=store.dataset,
-        backend=backend,
-        block_rows=store.block_rows,
-    )
+    start = rows[: sum(extents[:1])]
+    copy = create(target, store.spec, start, dataset=store.dataset, backend=backend, block_rows=store.block_rows)
     end = 0
     for count in extents:
         end += count

@@ -20,7 +20,7 @@ from cache.medium import Array, Finding, Header, Medium
 from cache.spec import FeatureSpec
 from cache.table import RowTable
 from fsar_cache.errors import IntegrityError, MissingError
-from fsar_cache.files import read_json, sync_folder, whole_file, write_json
+from fsar_cache.files import read_json, whole_file, write_json
 
 HEADER = "store.json"
 """Written last when a store is made: a folder without it is no store."""
@@ -140,7 +140,6 @@ class FolderMedium(Medium):
     def drop(self, block: int) -> None:
         append_drop(self._ledger, block)
         self._file(block).unlink(missing_ok=True)
-        sync_folder(self.path / self.folder_name)
 
     def array(self, entry: Entry) -> Array:
         return map_block(self._file(entry.block), entry, self.header.spec.shape, self.header.dtype)
@@ -148,8 +147,7 @@ class FolderMedium(Medium):
     def load(self, entry: Entry, out: Array) -> None:
         read_block(self._file(entry.block), entry, out)
 
-    def journal(self, block: int) -> FileJournal:
-        rows = int(self.load_table().sizes[block])
+    def journal(self, block: int, rows: int) -> FileJournal:
         return FileJournal(self._journal_file(block), rows, self.header.spec.shape, self.header.dtype)
 
     def journalled(self) -> list[int]:

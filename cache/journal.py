@@ -109,8 +109,8 @@ class FileJournal(Journal):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("r+b" if not fresh else "xb", buffering=0) as file:
                 self._append(file.fileno(), record)
-        if fresh:
-            sync_folder(self._path.parent)
+            if fresh:
+                sync_folder(self._path.parent)
 
     def _append(self, handle: int, record: bytes) -> None:
         os.ftruncate(handle, self._end)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fsar_cache.errors import UsageError
+from fsar_cache.files import space_guard
 
 
 @contextmanager
@@ -20,7 +21,8 @@ def exclusive(path: Path, what: str = "store") -> Iterator[None]:
 
     The kernel releases the lock when its process ends, so a dead writer never blocks the next one.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with space_guard(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -31,8 +33,9 @@ def exclusive(path: Path, what: str = "store") -> Iterator[None]:
             ) from error
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
-        os.pwrite(handle, text + b"\n", 0)
-        os.ftruncate(handle, len(text) + 1)
+        with space_guard(path):
+            os.pwrite(handle, text + b"\n", 0)
+            os.ftruncate(handle, len(text) + 1)
         yield
     finally:
         os.close(handle)

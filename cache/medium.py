@@ -98,8 +98,8 @@ class Medium(abc.ABC):
         """Copy a whole block into `out` [rows, *shape]; IntegrityError where missing or torn."""
 
     @abc.abstractmethod
-    def journal(self, block: int) -> Journal:
-        """The journal of an open block."""
+    def journal(self, block: int, rows: int) -> Journal:
+        """The journal of an open block of `rows` rows."""
 
     @abc.abstractmethod
     def journalled(self) -> list[int]:

@@ -92,8 +92,8 @@ class MemoryMedium(Medium):
     def load(self, entry: Entry, out: Array) -> None:
         out[:] = self._arrays[entry.block].reshape(out.shape)
 
-    def journal(self, block: int) -> MemoryJournal:
-        return MemoryJournal(self._journals, block, int(self._table.sizes[block]), self.header)
+    def journal(self, block: int, rows: int) -> MemoryJournal:
+        return MemoryJournal(self._journals, block, rows, self.header)
 
     def journalled(self) -> list[int]:
         return sorted(self._journals)

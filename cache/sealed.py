@@ -22,5 +22,5 @@ def unseal(line: bytes) -> dict[str, Any] | None:
     body, tail = text[:-_TAIL] + b"}", text[-_TAIL:]
     if not tail.startswith(_MARK) or not text.endswith(f'{zlib.crc32(body):08x}"}}'.encode()):
         return None
-    made: dict[str, Any] = json.loads(body)
-    return made
+    value: dict[str, Any] = json.loads(body)
+    return value

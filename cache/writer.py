@@ -74,7 +74,7 @@ class Writer:
         made = np.ascontiguousarray(array, store.dtype)
         failed = [int(place) for place in columns["failed"]]
         if failed:
-            made = made.copy() if made is array else made
+            made = made.copy()
             made[failed] = store.header.fill()
         store.add_entry(store.medium.put(block, made, columns, plain(dict(provenance or {}))))
 
@@ -83,7 +83,8 @@ class Writer:
         self._require(block)
         if block in self._store.done:
             raise UsageError(f"block {block} of {self._store.path} is written already, it has no journal")
-        return self._store.medium.journal(block)
+        first, last = self._store.block_range(block)
+        return self._store.medium.journal(block, last - first)
 
     def drop_block(self, block: int) -> None:
         """Forget a block, so that the next extraction makes it again."""

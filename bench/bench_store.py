@@ -1,0 +1,133 @@
+"""Stores against numpy.memmap on the same bytes: ratios of times within one run (above 1: slower than memmap).
+
+    python bench/bench_store.py --json
+
+Random clips: batches of 40 random clips, warm page cache. Bulk load: all rows into RAM. Both are measured in interleaved rounds,
+the best of each counts. Resume scan: opening a store of 100,000 rows and finding what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cache.rows import Outcome, Row
+from cache.spec import FeatureSpec
+from cache.store import FeatureStore, create, open_store
+
+CLIPS = 40
+SIZES = {
+    "8x512 float16": (6000, (8, 512), "float16"),
+    "8x512 float32": (4000, (8, 512), "float32"),
+    "392x384 float16": (600, (392, 384), "float16"),
+    "8x512x7x7 float32": (240, (8, 512, 7, 7), "float32"),
+    "8x2048x7x7 float16": (160, (8, 2048, 7, 7), "float16"),
+}
+
+
+def spec_of(shape: tuple[int, ...], dtype: str) -> FeatureSpec:
+    return FeatureSpec("features", {}, {}, {}, {"name": "bench"}, "pooled", shape, dtype)
+
+
+def filled(path: Path, array: np.ndarray, backend: str) -> FeatureStore:
+    """A finished store of `array`, one row per clip."""
+    rows = [Row(f"class/clip{i:07d}", "class", "all") for i in range(len(array))]
+    store = create(path, spec_of(array.shape[1:], array.dtype.name), rows, dataset="bench", backend=backend)
+    with store.writer() as writer:
+        for block in store.missing():
+            first, last = store.block_range(block)
+            writer.write_block(block, array[first:last], [Outcome("ok", "", 120, 120, 0, 4.8)] * (last - first), {})
+    return open_store(path)
+
+
+def best(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of each action, best of interleaved rounds."""
+    times = {name: float("inf") for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            times[name] = min(times[name], time.perf_counter() - start)
+    return times
+
+
+def reads(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Random clips and bulk load, per row size: microseconds per clip or MB/s of memmap, and ratios of each backend to it."""
+    made = {}
+    for name, (count, shape, dtype) in SIZES.items():
+        rng = np.random.default_rng(0)
+        array = rng.normal(size=(count, *shape)).astype(dtype)
+        place = folder / name.replace(" ", "-")
+        place.mkdir()
+        array.tofile(place / "plain")
+        plain = np.memmap(place / "plain", dtype, "r", shape=array.shape)
+        stores = {backend: filled(place / backend, array, backend) for backend in ("zarr", "hdf5")}
+        draws = [rng.integers(0, count, CLIPS) for _ in range(max(4, (64 << 20) // (array[0].nbytes * CLIPS)))]
+        for store in stores.values():
+            assert np.array_equal(store.read(draws[0]), array[draws[0]])
+            assert np.array_equal(store.load(), array)
+        random = best(
+            {"memmap": lambda a=plain, d=draws: [a[rows] for rows in d]}
+            | {b: lambda s=s, d=draws: [s.read(rows) for rows in d] for b, s in stores.items()},
+            rounds,
+        )
+        bulk = best({"memmap": lambda a=plain: np.array(a)} | {b: s.load for b, s in stores.items()}, rounds)
+        made[name] = {
+            "row_bytes": array[0].nbytes,
+            "memmap_us_per_clip": 1e6 * random["memmap"] / (len(draws) * CLIPS),
+            "memmap_bulk_mb_per_s": array.nbytes / bulk["memmap"] / 1e6,
+            **{f"random_{b}": random[b] / random["memmap"] for b in stores},
+            **{f"bulk_{b}": bulk[b] / bulk["memmap"] for b in stores},
+        }
+        del plain, array
+    return made
+
+
+def scan(folder: Path, rows: int) -> dict[str, float]:
+    """Seconds to open a store of many rows, half of them extracted, and list its missing blocks; for large and for small blocks."""
+    made = {}
+    for block_rows in (1024, 8):
+        path = folder / f"scan-{block_rows}"
+        planned = [Row(f"class{i % 100:03d}/clip{i:07d}", f"class{i % 100:03d}", "train") for i in range(rows)]
+        store = create(path, spec_of((1,), "uint8"), planned, dataset="bench", block_rows=block_rows)
+        outcome = Outcome("ok", "", 120, 120, 0, 4.8)
+        with store.writer() as writer:
+            for block in store.missing()[: store.blocks // 2]:
+                count = int(np.diff(store.block_range(block))[0])
+                writer.write_block(block, np.zeros((count, 1), np.uint8), [outcome] * count, {"host": "bench"})
+        start = time.perf_counter()
+        again = create(path, spec_of((1,), "uint8"), planned, dataset="bench")
+        left = len(again.missing())
+        made[f"seconds_{block_rows}_rows_per_block"] = time.perf_counter() - start
+        assert left == store.blocks - store.blocks // 2
+    return {"rows": rows, **made}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of the resume scan (default 100000)")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = {"reads": reads(Path(folder), given.rounds), "resume_scan": scan(Path(folder), given.rows)}
+    results["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if given.json:
+        json.dump(results, sys.stdout, indent=1)
+        print()
+        return
+    for name, row in results["reads"].items():
+        print(f"{name:20}", "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
+    print("resume scan", results["resume_scan"])
+
+
+if __name__ == "__main__":
+    main()
