@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from extract.decode_pyav import decode_pyav
 from extract.decoders import DECODERS, Choose, Decoded, Span, chosen
 from extract.probe import DecodeError, Probe, probe
 from fsar_cache.errors import MissingError
+
+AUTO_HINT = "use --decoder auto"
+NO_REPEATS = 1e-9
+"""The share of the frames that decord may silently replace by their neighbours before it raises an error."""
 
 
 @DECODERS.add("decord")
@@ -17,27 +24,29 @@ def decode_decord(path: Path, choose: Choose, span: Span) -> Decoded:
     seen = probe(path)
     doubts = list(_doubts(seen))
     if doubts:
-        raise DecodeError(
-            f"{path.name}: decord is not exact on this file: {'; '.join(doubts)}", hint="use --decoder auto"
-        )
+        raise DecodeError(f"{path.name}: decord is not exact on this file: {'; '.join(doubts)}", hint=AUTO_HINT)
     decord = _decord()
     picked = chosen(choose, span.positions(seen.times, path.name))
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
+        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=NO_REPEATS)
         if len(reader) != len(seen.pts):
             raise DecodeError(f"{path.name}: decord finds {len(reader)} frames, the file shows {len(seen.pts)}")
-        frames = reader.get_batch(picked).asnumpy()
+        first, *frames = reader.get_batch([0, *picked]).asnumpy()
     except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise DecodeError(f"{path.name}: decord gave up: {line.rpartition(': ')[2]}") from error
-    return Decoded(frames, len(seen.pts), seen.claimed, 0, seen.duration, "decord")
+    if not np.array_equal(first, decode_pyav(path, lambda n: np.zeros(1, np.int64), Span()).frames[0]):
+        raise DecodeError(f"{path.name}: decord is not exact on this file: its first picture differs", hint=AUTO_HINT)
+    return Decoded(np.stack(frames), len(seen.pts), seen.claimed, 0, seen.duration, "decord")
 
 
 def _doubts(seen: Probe) -> Iterator[str]:
     """Why decord might return other frames or other pixels than a sequential decode."""
     yield from seen.odd
-    if seen.codec not in ("h264", "vp9", "mpeg4"):  # on HEVC with B-frames it returned wrong frames
+    if seen.codec not in ("h264", "hevc", "vp9", "mpeg4"):
         yield f"codec {seen.codec}"
+    if seen.leading:
+        yield "open groups of pictures"
     if seen.pixels not in ("yuv420p", "yuvj420p"):
         yield f"pixel format {seen.pixels}"
     if seen.width % 2 or seen.height % 2:

@@ -47,6 +47,7 @@ class Probe:
     path; container and codec: FFmpeg's names; width, height: as stored, before rotation; pixels: FFmpeg's pixel format;
     rate: frames per second (0: unknown); claimed: frames the container claims (-1: it doesn't say); packets: video packets in the
     file, hidden ones included; pts: time stamps of the shown packets, sorted, in units of time_base; keys: those of key frames;
+    leading: pictures shown before the key frame that precedes them in the file, so that they need the group before (open groups);
     duration: seconds (-1: unknown); odd: why frames can't be found by time stamp, empty for a sound file.
     """
 
@@ -62,6 +63,7 @@ class Probe:
     packets: int
     pts: Ints
     keys: Ints
+    leading: int
     duration: float
     odd: tuple[str, ...]
 
@@ -140,6 +142,7 @@ def scan(path: Path, container: InputContainer, stream: av.VideoStream) -> Probe
         packets=len(packets),
         pts=np.array(sorted(p.pts for p in shown if p.pts is not None), np.int64),
         keys=np.array(sorted(p.pts for p in shown if p.key and p.pts is not None), np.int64),
+        leading=_leading(shown),
         duration=_duration(container, stream),
         odd=tuple(odd),
     )
@@ -166,6 +169,16 @@ def _packets(container: InputContainer, stream: av.VideoStream) -> tuple[list[_S
     except (av.error.FFmpegError, OSError) as error:
         return seen, reason(error)
     return seen, ""
+
+
+def _leading(shown: list[_Seen]) -> int:
+    count, key = 0, None
+    for packet in shown:
+        if packet.key:
+            key = packet.pts
+        elif packet.pts is not None and key is not None and packet.pts < key:
+            count += 1
+    return count
 
 
 def _oddities(packets: list[_Seen], container: str, codec: str, claimed: int) -> Iterator[str]:
