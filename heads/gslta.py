@@ -14,8 +14,6 @@ out), can't work (one query per class is an error) or belongs to the process rat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
-from math import comb
 
 import numpy as np
 import torch
@@ -29,6 +27,7 @@ from heads.distances import frame_distances, similarity
 from heads.episodes import averaging, class_means, finite, query_losses, require_labels, require_pair
 from heads.mixing import INDICES, mix_frames
 from heads.published import Layout
+from heads.subsequences import checked_draws, draw_mates, draw_subsequences, gather_subsequences
 from heads.transformer import Encoder
 
 UNUSED = ("scale", "mappingNet.*", "mappingLinear_seq_len.*", "mappingLinear_seq_num.*", "backbone.*resnet.fc.*")
@@ -176,15 +175,10 @@ class Gslta(Head):
         c = self.config
         if not c.distils:
             return {}
-        if not 1 <= c.sub_seq_num <= comb(c.seq_len, c.sub_seq_len):
-            raise UsageError(
-                f"Gslta draws {c.sub_seq_num} different subsequences of {c.sub_seq_len} out of {c.seq_len} frames, "
-                f"but there are {comb(c.seq_len, c.sub_seq_len)}",
-                hint="lower sub_seq_num, or set weight_self and weight_cross to 0",
-            )
-        tuples = np.array(list(combinations(range(c.seq_len), c.sub_seq_len)), dtype=np.int64)
-        chosen = rng.choice(len(tuples), c.sub_seq_num, replace=False)
-        return {"sub_query": tuples[chosen], "cross_partner": _partners(np.asarray(shape.query_labels), rng)}
+        return {
+            "sub_query": draw_subsequences(c.seq_len, c.sub_seq_len, c.sub_seq_num, rng),
+            "cross_partner": draw_mates(np.asarray(shape.query_labels), rng),
+        }
 
     def forward(self, batch: EpisodeBatch, step: int) -> HeadOutput:
         """The five losses of training iteration `step` (from 1), summed over the E episodes; shows class_logits and the mixed features."""
@@ -215,7 +209,7 @@ class Gslta(Head):
             return
         m = self.config.ema_momentum
         for teacher, student in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            teacher.data.mul_(m).add_(student.data, alpha=1 - m)
+            teacher.data.mul_(m).add_((1 - m) * student.data)
 
     def _start_teacher(self, step: int) -> None:
         """Copy the student at the first iteration past start_cross; when this process began later, only if teacher_on_resume says so."""
@@ -274,32 +268,14 @@ class Gslta(Head):
         self._start_teacher(step)
         if not self.config.distils and not batch.task.draws:
             return zero, zero
-        raw = batch.query["features"]
-        sub, mate = self._draws(batch)
-        episode = torch.arange(len(raw), device=raw.device)
-        local = raw.transpose(1, 2)[episode.view(-1, 1, 1), sub].permute(0, 3, 1, 2, 4)
-        codes = self.teacher(local.flatten(1, 2))
+        c, raw = self.config, batch.query["features"]
+        sub, mate = checked_draws(batch, frames=c.seq_len, length=c.sub_seq_len, count=c.sub_seq_num)
+        codes = self.teacher(gather_subsequences(raw, sub))
         log_local = F.log_softmax(-self.align(codes, prototypes), -1).view(*raw.shape[:2], -1, logits.shape[-1]).sum(2)
         whole = F.softmax(logits, -1)
         itself = -(whole * log_local).sum(-1).mean(1).sum()
-        cross = -(whole * log_local[episode.unsqueeze(1), mate]).sum(-1).mean(1).sum()
+        cross = -(whole * log_local.take_along_dim(mate.unsqueeze(-1), 1)).sum(-1).mean(1).sum()
         return itself, cross
-
-    def _draws(self, batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
-        """sub_query [E, n_sub, L] and cross_partner [E, Q], checked."""
-        missing = [name for name in ("sub_query", "cross_partner") if name not in batch.task.draws]
-        if missing:
-            raise UsageError(
-                f"Gslta needs the draws {' and '.join(missing)} of each training episode (Head.draw makes them)"
-            )
-        sub, mate, labels = batch.task.draws["sub_query"], batch.task.draws["cross_partner"], batch.query_labels
-        c = self.config
-        require_labels(sub, (len(labels), c.sub_seq_num, c.sub_seq_len), c.seq_len, "draw sub_query")
-        require_labels(mate, tuple(labels.shape), labels.shape[1], "draw cross_partner")
-        own = torch.arange(labels.shape[1], device=labels.device)
-        if bool((mate == own).any()) or bool((labels.gather(1, mate) != labels).any()):
-            raise UsageError("draw cross_partner must name another query of the same class for every query")
-        return sub, mate
 
     def _weighed(self, values: dict[str, Tensor], step: int) -> dict[str, tuple[Tensor, float]]:
         """The losses divided by tasks per batch where `loss_scaling` says so, with their weights."""
@@ -321,18 +297,3 @@ class Gslta(Head):
             names[f"class_norm.{leaf}"] = f"classification_layer.0.{leaf}"
             names[f"class_layer.{leaf}"] = f"classification_layer.1.{leaf}"
         return Layout(names, ("backbone.resnet.", "backbone.module.resnet."), UNUSED)
-
-
-def _partners(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For every query another one of the same class, uniformly: int64 [Q]; UsageError where a class has only one."""
-    mates = np.empty(len(labels), dtype=np.int64)
-    for q, label in enumerate(labels):
-        others = np.flatnonzero(labels == label)
-        others = others[others != q]
-        if not len(others):
-            raise UsageError(
-                f"Gslta's cross distillation needs at least 2 queries per class, class {int(label)} has 1",
-                hint="raise the queries per class to 2 or more (5 in the published runs), or set weight_self and weight_cross to 0",
-            )
-        mates[q] = others[rng.integers(len(others))]
-    return mates

@@ -7,6 +7,7 @@ removed) and the rest, which nothing reads but which is kept for saving.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,23 +69,24 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        with torch.serialization.safe_globals([Counter, OrderedDict]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Counter, OrderedDict]):
+            warnings.simplefilter("ignore", UserWarning)  # advice about how the file was pickled
             whole = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[-1] if "weights_only" not in str(error) else _refused(str(error))
         raise IntegrityError(
-            f"{path} is no plain checkpoint: {reason}",
-            hint="it is not loaded, as that would run code from the file; ask its author for tensors only (.safetensors)",
+            f"{path} is no checkpoint of plain tensors: {_refused(str(error))}",
+            hint="it is not loaded, as that could run code from the file; ask its author for a .safetensors file",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise IntegrityError(f"{path} can't be read as a checkpoint: {str(error).splitlines()[0][:200]}") from error
+    except Exception as error:  # a reader of arbitrary bytes can fail in any way
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise IntegrityError(f"{path} can't be read as a checkpoint: {type(error).__name__}: {reason}") from error
     return _split(whole, path)
 
 
 def _refused(text: str) -> str:
     """The sentence of torch's long refusal that names what the file wanted to run."""
-    lines = [line.strip() for line in text.splitlines() if "GLOBAL" in line or "WeightsUnpickler" in line]
-    return lines[0][:300] if lines else "it holds more than tensors and plain values"
+    named = [line.strip() for line in text.splitlines() if "GLOBAL" in line]
+    return named[0][:300] if named else "it holds more than tensors and plain values, or is damaged"
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

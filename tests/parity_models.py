@@ -36,7 +36,7 @@ Values = dict[str, Tensor]
 TOLD_ELSEWHERE = {
     *("way", "shot", "queries_per_class", "unlabelled", "iteration", "note", "axes", "output_slices", "output_notes"),
     *("unused_keys", "image_size", "image_range", "backbone", "teacher", "sfme", "loss_weights", "dropout"),
-    *("divided_by_tasks_per_batch", "layer_norm", "dist_norm", "single_direct", "otam_directions"),
+    *("divided_by_tasks_per_batch", "layer_norm", "dist_norm", "single_direction", "single_direct", "otam_directions"),
 }
 """Config entries that describe the case, that show in the inputs, or that a runner translates itself."""
 SPELLINGS = {
