@@ -1,0 +1,86 @@
+"""What a short command leaves open: the recipe, the partition, the run; every choice is said on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fsar_cache import places
+from fsar_cache.canonical import digest
+from fsar_cache.console import say
+from fsar_cache.errors import MissingError, UsageError, nearest
+from pipeline.recipe import Domain, Recipe, load_recipe, names, recipe_of_head
+from splits.datasets import open_split
+
+DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("test", "all")}
+"""What is taken where neither the command nor a head's recipe says it."""
+RECIPE = "config.json"
+"""The file that makes a folder a run."""
+
+
+def settle(recipe: str | None, head: str | None, sets: Sequence[str], *, features_only: bool = False) -> Recipe:
+    """The recipe a command means: the named one, else that of the head, else the default; with `sets` applied and parts found."""
+    if recipe and head and load_recipe(recipe).head != head:
+        raise UsageError(
+            f"the recipe {recipe} is for the head {load_recipe(recipe).head}, not {head}",
+            hint=f"leave out --recipe, or --head {head}",
+        )
+    name = recipe or (recipe_of_head(head) if head else str(DEFAULTS["recipe"]))
+    # what normalises features is no matter of their extraction, so it must not forbid a cut there
+    made = load_recipe(name, [*sets, 'features.normalise="none"'] if features_only else list(sets))
+    f = made.features
+    settings = f"{f.backbone}, weights {f.weights}, cut {f.cut}, {f.frames} frames of {f.size} pixels"
+    why = "" if recipe else f", the recipe of {head}" if head else ", the default"
+    if features_only:
+        say(f"features of recipe {made.name}{why}: {settings}")
+        return made
+    made = replace(
+        made,
+        source=with_part(made.source, DEFAULTS["source part"], "source"),
+        target=with_part(made.target, DEFAULTS["target part"], "target"),
+    )
+    domains = f"source {made.source.dataset}/{made.source.part}, target {made.target.dataset}/{made.target.part}"
+    say(f"recipe {made.name}{why}: head {made.head}; {settings}; {domains}")
+    return made
+
+
+def with_part(domain: Domain, preferred: Sequence[str], role: str) -> Domain:
+    """The domain with a partition that its dataset has; only a dataset of the user's own may lack the recipe's."""
+    if ":" not in domain.dataset:
+        return domain
+    parts = open_split(domain.dataset).parts
+    if domain.part in parts:
+        return domain
+    found = next((part for part in preferred if part in parts), None)
+    if found is None:
+        return domain
+    say(f"{domain.dataset} has no partition {domain.part!r}: using {found!r} (change it with --set {role}.part=NAME)")
+    return replace(domain, part=found)
+
+
+def run_folder(recipe: Recipe, run: str | None) -> Path:
+    """Where a run lives: the folder named by `run`, else runs/<recipe>, with a hash behind it where settings were changed."""
+    if run:
+        return Path(run) if "/" in run else places.runs() / run
+    changed = recipe.name not in names() or recipe != load_recipe(recipe.name)
+    return places.runs() / (f"{recipe.name}-{digest(recipe, 6)}" if changed else recipe.name)
+
+
+def find_run(run: str | None) -> Path:
+    """An existing run's folder; without a name the one written to last. MissingError where there is none."""
+    there = {folder.parent.name: folder.parent for folder in sorted(places.runs().glob(f"*/{RECIPE}"))}
+    if run is None:
+        if not there:
+            raise MissingError(f"no run under {places.runs()} yet", hint="fsar-cache run --recipe demo")
+        newest = max(there.values(), key=lambda folder: max(file.stat().st_mtime_ns for file in folder.iterdir()))
+        say(f"run {newest.name}, the newest")
+        return newest
+    folder = Path(run) if "/" in run else places.runs() / run
+    if not (folder / RECIPE).is_file():
+        close = nearest(run, there)
+        known = f"there are {', '.join(there)}" if there else "there are none yet"
+        raise MissingError(
+            f"no run {folder}; {known}", hint=f"did you mean {close!r}?" if close else "fsar-cache train --head gslta"
+        )
+    return folder

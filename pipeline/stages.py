@@ -1,0 +1,299 @@
+"""The stages that commands call: synth, extract, train, evaluate, report, and all of them for one recipe.
+
+Each says on stderr what it does; a stage that is finished says "nothing to do" and why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsar_cache import places
+from fsar_cache.console import say, warn
+from fsar_cache.errors import MissingError, UsageError
+from pipeline import choose
+from pipeline.display import display
+from pipeline.recipe import Features, Recipe
+from splits.datasets import expand, open_split
+
+if TYPE_CHECKING:
+    from extract.plan import Plan
+    from extract.run import Summary
+    from pipeline.results import Evaluation
+    from pipeline.trainer import RunSummary
+    from splits.synth_render import Report
+
+SYNTH = "synth-"
+
+
+def synth(seed: int | None = None, clips: int | None = None, domains: Sequence[str] = ()) -> Report:
+    """Render the synthetic domains (all, unless named) that are not there yet with these settings."""
+    from splits.synth_render import DOMAINS, render
+
+    given = {name: value for name, value in (("seed", seed), ("clips_per_class", clips)) if value is not None}
+    with display("synth", "clips") as show:
+        made = render(places.videos() / "synth", domains=tuple(domains) or DOMAINS, progress=show_two(show), **given)
+    for each in made.domains:
+        say(f"synth {each.domain}: {each.why} ({each.folder})")
+    return made
+
+
+def show_two(show: Any) -> Any:
+    """A display that takes no note."""
+    return lambda done, total: show(done, total, "")
+
+
+def extract(dataset: str, features: Features, how: Mapping[str, Any], *, dry_run: bool = False) -> list[Plan | Summary]:
+    """Extract every dataset that the name stands for; `how`: settings of ExtractConfig that don't change the bytes."""
+    from pipeline.assemble import extract_config
+
+    if features.cut == "video":
+        raise UsageError("the cut 'video' stores nothing, it decodes live", hint="--cut frames stores decoded frames")
+    config = dataclasses.replace(extract_config(features), **how)
+    if ":" in dataset and features.weights.startswith("random:") and features.cut != "frames":
+        warn(f"weights {features.weights} have seen nothing; for real videos rather --weights timm:resnet18.a1_in1k")
+    names = expand(dataset)
+    return [_plan(name, config) if dry_run else _extract(name, config) for name in names]
+
+
+def _plan(name: str, config: Any) -> Plan:
+    from extract.plan import plan
+
+    made = plan(open_split(name), config, places.stores(), tries=4)
+    say(
+        f"extract {name}: {made.todo} of {made.clips} clips to do, {made.bytes / 1e6:.1f} MB to write ({made.free / 1e9:.1f} GB free)"
+    )
+    if made.estimate:
+        each = made.estimate
+        say(
+            f"  tried {each.tried}: {1000 * (each.decode + each.compute):.0f} ms per clip, about {each.seconds:.0f} s in all"
+        )
+    if made.absent:
+        warn(f"{len(made.absent)} files are not there, e.g. {made.absent[0]}")
+    say(f"  into {made.path}")
+    return made
+
+
+def _extract(name: str, config: Any) -> Summary:
+    from extract.run import extract as run_extraction
+    from pipeline.trainer import stop_signals
+
+    stop = threading.Event()
+    with display(f"extract {name}", "clips") as show, stop_signals(stop):
+
+        def report(now: Any) -> None:
+            note = f"{now.frames_per_second:.0f} frames/s, {now.bytes / 1e6:.1f} MB"
+            show(now.done, now.total, note + (f", {now.failed} failed" if now.failed else ""))
+
+        made = run_extraction(open_split(name), config, places.stores(), report=report, stop=stop)
+    if made.made:
+        say(
+            f"extract {name}: {made.made} clips in {made.seconds:.1f} s ({made.videos_per_second:.1f} clips/s) into {made.path}"
+        )
+    else:
+        say(f"extract {name}: nothing to do, {made.path} holds all {made.ok + len(made.failed)} clips")
+    for clip, reason in made.failed[:20]:
+        warn(f"failed: {clip}: {reason}")
+    if len(made.failed) > 20:
+        warn(f"and {len(made.failed) - 20} more failed clips: fsar-cache store info {made.path}")
+    return made
+
+
+def train(recipe: Recipe, folder: Path, *, device: str = "auto") -> RunSummary:
+    """Train the recipe in its run folder, or go on with it."""
+    from pipeline.assemble import Places
+    from pipeline.trainer import train as run_training
+
+    with display(f"train {folder.name}", "iterations") as show:
+
+        def report(done: int, total: int, metrics: Mapping[str, float]) -> None:
+            show(done, total, f"loss {metrics['loss']:.3f}, accuracy {100 * metrics['accuracy']:.0f} %")
+
+        made = run_training(recipe, folder, Places(places.stores()), device=device, report=report)
+    if made.done_before == made.iterations:
+        say(f"train: nothing to do, {folder} has all {made.iterations} iterations")
+    else:
+        again = f" (went on after {made.done_before})" if made.done_before else ""
+        say(f"train: {made.iterations - made.done_before} iterations in {made.seconds:.1f} s{again}, in {folder}")
+    return made
+
+
+def evaluate(
+    recipe: str | None, head: str | None, run: str | None, sets: Sequence[str], *, device: str = "auto"
+) -> Evaluation:
+    """Evaluate a trained run, or a head without parameters; `sets` may change target and evaluation of a trained one.
+
+    Without recipe, head and run it is the newest run.
+    """
+    if recipe or head:
+        after = [text for text in sets if text.startswith(("target.", "eval."))]
+        base = choose.settle(recipe, head, [text for text in sets if text not in after])
+        folder = choose.run_folder(base, run)
+        if is_trained(folder):
+            return _evaluate_trained(folder, after, device)
+        whole = choose.settle(recipe, head, sets) if after else base
+        if needs_training(whole):
+            named = f"--recipe {recipe}" if recipe else f"--head {head}"
+            raise MissingError(
+                f"{whole.head} must be trained before it is evaluated; there is no run {folder}",
+                hint=f"fsar-cache train {named}",
+            )
+        return _evaluate_untrained(whole, choose.run_folder(whole, run), device)
+    from pipeline.folder import read_config
+
+    folder = choose.find_run(run)
+    if is_trained(folder):
+        return _evaluate_trained(folder, sets, device)
+    whole = read_config(folder, list(sets))
+    if needs_training(whole):
+        raise MissingError(
+            f"the run {folder} has no checkpoint yet",
+            hint=f"fsar-cache train --recipe {whole.name} --run {folder.name}",
+        )
+    return _evaluate_untrained(whole, choose.run_folder(whole, None) if sets else folder, device)
+
+
+def _evaluate_trained(folder: Path, sets: Sequence[str], device: str) -> Evaluation:
+    from pipeline.assemble import Places
+    from pipeline.folder import read_config
+    from pipeline.runs import evaluate_run
+
+    wanted = read_config(folder, list(sets)).target
+    target = choose.with_part(wanted, choose.DEFAULTS["target part"], "target")
+    part = [f'target.part="{target.part}"'] if target != wanted else []
+    with display(f"evaluate {folder.name}", "done") as show:
+        return evaluate_run(
+            folder, Places(places.stores()), sets=[*sets, *part], device=device, report=_stage_report(show)
+        )
+
+
+def _evaluate_untrained(recipe: Recipe, folder: Path, device: str) -> Evaluation:
+    from pipeline.assemble import Places
+    from pipeline.runs import evaluate_untrained
+
+    say(f"eval: {recipe.head} needs no training; results go to {folder}")
+    with display(f"evaluate {folder.name}", "done") as show:
+        return evaluate_untrained(recipe, folder, Places(places.stores()), device=device, report=_stage_report(show))
+
+
+def _stage_report(show: Any) -> Any:
+    return lambda stage, done, total: show(done, total, stage)
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint."""
+    from pipeline.folder import CHECKPOINTS
+
+    return any((folder / CHECKPOINTS).glob("*.safetensors"))
+
+
+def needs_training(recipe: Recipe) -> bool:
+    """Whether the recipe's model has parameters to train: a head's own, or a backbone's after the cut."""
+    from pipeline.assemble import Places, workshop
+
+    with workshop(recipe, Places(places.stores())) as shop:
+        return any(parameter.requires_grad for parameter in shop.model(classes=2).parameters())
+
+
+def run(recipe: Recipe, folder: Path, *, workers: int = 0, device: str = "auto") -> Evaluation:
+    """Everything of a recipe, in order: videos, features, training, evaluation, report."""
+    trained = needs_training(recipe)
+    datasets = [recipe.source.dataset] if trained or recipe.features.normalise != "none" else []
+    datasets += [recipe.target.dataset] if recipe.target.dataset not in datasets else []
+    _render_missing(datasets)
+    for name in datasets:
+        if recipe.features.cut == "video":
+            say(f"extract {name}: nothing to do, the recipe decodes live video")
+        else:
+            extract(name, recipe.features, {"workers": workers, "device": device})
+    if trained:
+        train(recipe, folder, device=device)
+    else:
+        say(f"train: nothing to do, {recipe.head} on {recipe.features.cut} features has no parameters")
+    found = _known_evaluation(recipe, folder)
+    if found is None:
+        found = _evaluate_trained(folder, [], device) if trained else _evaluate_untrained(recipe, folder, device)
+        say(f"eval: {found.episodes} episodes in {sum(found.seconds.values()):.1f} s")
+    else:
+        say(
+            f"eval: nothing to do, {folder} holds these {found.episodes} episodes of this checkpoint and these features"
+        )
+    report(folder)
+    return found
+
+
+def _render_missing(datasets: Sequence[str]) -> None:
+    wanted = []
+    for name in datasets:
+        if name.startswith(SYNTH):
+            try:
+                split = open_split(name)
+            except MissingError:
+                wanted.append(name.removeprefix(SYNTH))
+            else:
+                count = sum(len(part.videos) for part in split.parts.values())
+                say(f"synth {name.removeprefix(SYNTH)}: nothing to do, {count} clips are in {split.root}")
+    if wanted:
+        synth(domains=wanted)
+
+
+def _known_evaluation(recipe: Recipe, folder: Path) -> Evaluation | None:
+    """The evaluation in the run folder, if it is of the same data, protocol, seed and checkpoint."""
+    from fsar_cache.canonical import plain
+    from pipeline.assemble import Places, workshop
+    from pipeline.folder import CHECKPOINTS
+    from pipeline.results import read_evaluation
+
+    path = folder / f"eval-{open_split(recipe.target.dataset).name}.json"
+    if not path.is_file():
+        return None
+    found = read_evaluation(path)
+    with workshop(recipe, Places(places.stores())) as shop:
+        _, _, data = shop.evaluation(recipe.target, recipe.eval.protocol, recipe.eval.seed)
+    same = all(found.identity.get(name) == value for name, value in plain(data).items())
+    chosen = found.identity.get("checkpoint")
+    if chosen:
+        from fsar_cache.files import read_json
+
+        sidecar = folder / CHECKPOINTS / f"{chosen['name']}.json"
+        same = same and sidecar.is_file() and read_json(sidecar)["sha256"] == chosen["sha256"]
+    return found if same and bool(chosen) == is_trained(folder) else None
+
+
+def headline(found: Evaluation) -> str:
+    """The result as one line: where, protocol, accuracy with interval."""
+    protocol = found.identity["protocol"]
+    where = f"{found.identity['dataset']}/{found.identity['part']}"
+    return f"{where}, {protocol['way']}-way {protocol['shot']}-shot: {found.line()}"
+
+
+def report(folder: Path) -> Path:
+    """Write the run's page, unless it shows what the run holds already."""
+    from pipeline.report import write_page
+
+    page, written = write_page(folder, _example)
+    say(f"report: {'written to' if written else 'nothing to do, it shows all that is in the run:'} {page}")
+    return page
+
+
+def _example(folder: Path, found: Evaluation) -> dict[str, Any]:
+    from pipeline.example import example_of
+
+    return example_of(folder, found, places.stores())
+
+
+def say_next(folder: Path) -> None:
+    """What to try after a run."""
+    name = folder.name
+    say("try next:")
+    for about, command in (
+        ("see the report", f"open {folder / 'report.html'} in a browser"),
+        ("one shot instead of five", f"fsar-cache eval --run {name} --shot 1"),
+        ("another target domain", f"fsar-cache eval --run {name} --target synth-far"),
+        ("a head without training", "fsar-cache run --recipe otam"),
+        ("your own videos", "fsar-cache extract folder:PATH --weights timm:resnet18.a1_in1k"),
+    ):
+        say(f"  {about + ':':<26} {command}")

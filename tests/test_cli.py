@@ -1,0 +1,316 @@
+"""The command line: help, streams, exit codes, what it chooses, and a whole small experiment."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from fsar_cache.errors import EXIT_CODES, FsarError, Interrupted, MissingError
+from pipeline import choose, cli, stages
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUP: Any = typer.main.get_command(cli.app)
+
+
+def commands(group: Any = GROUP, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos, stores and runs of every test lie in its own folder."""
+    for name in ("VIDEOS", "STORES", "RUNS"):
+        monkeypatch.setenv(f"FSAR_{name}", str(tmp_path / name.lower()))
+
+
+def fsar(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli", *words]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, timeout=150, check=False
+    )
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = "import sys; from pipeline import cli; cli.main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    for heavy in ("torch", "numpy", "av", "zarr", "timm", "cv2", "decord"):
+        assert f"'{heavy}'" not in made.stderr
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert fsar("--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "command"), list(commands()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_every_command_has_two_examples_that_parse(words: tuple[str, ...], command: Any) -> None:
+    assert command.help, words
+    examples = re.findall(r"^fsar-cache (.+)$", command.epilog or "", re.M)
+    assert len(examples) >= 2
+    for example in examples:
+        parts = shlex.split(example)
+        assert tuple(parts[: len(words)]) == words
+        with command.make_context(" ".join(words), parts[len(words) :]):
+            pass
+
+
+def test_reading_commands_offer_json() -> None:
+    without = {
+        " ".join(words) for words, command in commands() if "--json" not in {o for p in command.params for o in p.opts}
+    }
+    assert without == {"report", "store convert"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["train", "--hed", "gslta"], 2, "--head"),
+        (["trian"], 2, "trian"),
+        (["train", "--head", "gslat"], 2, "gslta"),
+        (["train", "--recipe", "dmo"], 2, "'demo'"),
+        (["run", "--recipe", "no/such.toml"], 3, "no/such.toml"),
+        (["train", "--head", "otam", "--recipe", "demo"], 2, "gslta"),
+        (["train", "--head", "gslta", "--set", "train.iteration=5"], 2, "iterations"),
+        (["train", "--head", "gslta", "--iterations", "0"], 2, "iterations"),
+        (["extract", "synth-sorce"], 2, "synth-source"),
+        (["extract", "synth-source"], 3, "fsar-cache synth"),
+        (["extract", "folder:/no/such/folder"], 3, "/no/such/folder"),
+        (["extract", "synth", "--cut", "polled"], 2, "pooled"),
+        (["extract", "synth", "--set", "features.cut=video"], 2, "frames"),
+        (["eval", "--run", "nothing"], 3, "no run"),
+        (["eval"], 3, "fsar-cache run --recipe demo"),
+        (["report", "nothing"], 3, "no run"),
+        (["store", "info", "nowhere"], 3, "nowhere"),
+        (["store", "verify", "nowhere"], 3, "nowhere"),
+        (["synth", "--domain", "sauce"], 2, "source"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_say_what_and_how_on_stderr(
+    words: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert "error: " in err
+    assert "Traceback" not in err
+
+
+def test_errors_keep_their_code_and_bugs_their_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: BaseException) -> None:
+        def raising(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(stages, "synth", raising)
+
+    for kind in (kind for kind in FsarError.__subclasses__()):
+        fail(kind("it is so", hint="do this"))
+        assert cli.main(["synth"]) == kind.exit_code
+        assert kind.exit_code in EXIT_CODES
+        assert capsys.readouterr().err == "error: it is so\nhint: do this\n"
+    fail(KeyboardInterrupt())
+    assert cli.main(["synth"]) == Interrupted.exit_code == 130
+    assert "Traceback" not in capsys.readouterr().err
+    fail(MemoryError())
+    assert cli.main(["synth"]) == 6
+    fail(ZeroDivisionError("odd"))
+    assert cli.main(["synth"]) == 1
+    err = capsys.readouterr().err
+    assert "a bug in fsar-cache" in err
+    assert "ZeroDivisionError: odd" in err
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m pipeline.cli list datasets --json | true; echo ${{PIPESTATUS[0]}}"
+    made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == "0"
+    assert "Traceback" not in made.stderr
+
+
+@pytest.mark.parametrize(
+    "kind", ["heads", "backbones", "cuts", "datasets", "recipes", "transforms", "sampling", "decoders"]
+)
+def test_lists_are_complete_and_equal_as_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", kind]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert cli.main(["list", kind, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert [line.split()[0] for line in lines] == list(rows)
+    assert all(rows.values())
+
+
+def test_what_a_short_command_leaves_open_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    made = choose.settle(None, "gslta", ["features.size=64"])
+    assert (made.head, made.features.size) == ("gslta", 64)
+    err = capsys.readouterr().err
+    for word in (
+        made.name,
+        "the recipe of gslta",
+        made.features.backbone,
+        made.features.weights,
+        "64 pixels",
+        made.target.dataset,
+    ):
+        assert word in err
+    assert choose.settle(None, None, []).name == choose.DEFAULTS["recipe"]
+    assert "the default" in capsys.readouterr().err
+
+
+def test_a_partition_that_a_dataset_lacks_is_replaced_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clips.csv").write_text("id,class,path\n1,a,x.mp4\n2,b,y.mp4\n")
+    made = choose.settle("protonet", None, [f'target.dataset="csv:{tmp_path}/clips.csv"'])
+    assert made.target.part == "all"
+    assert "no partition 'test': using 'all'" in capsys.readouterr().err
+
+
+def test_changed_settings_get_a_run_of_their_own(tmp_path: Path) -> None:
+    plain, changed = choose.settle("demo", None, []), choose.settle("demo", None, ["train.lr=0.5"])
+    assert choose.run_folder(plain, None) == tmp_path / "runs" / "demo"
+    assert re.fullmatch(r"demo-[0-9a-f]{6}", choose.run_folder(changed, None).name)
+    assert choose.run_folder(changed, "mine") == tmp_path / "runs" / "mine"
+    assert choose.run_folder(changed, "else/where") == Path("else/where")
+
+
+def test_the_newest_run_is_taken_and_near_names_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for age, name in ((100, "old"), (10, "fresh"), (50, "middle")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        file = tmp_path / "runs" / name / choose.RECIPE
+        file.write_text("{}")
+        os.utime(file, (2e9 - age, 2e9 - age))
+    assert choose.find_run(None).name == "fresh"
+    assert "fresh, the newest" in capsys.readouterr().err
+    with pytest.raises(MissingError) as caught:
+        choose.find_run("midle")
+    assert caught.value.hint == "did you mean 'middle'?"
+
+
+SMALL = """
+head = "gslta"
+[features]
+size = 32
+normalise = "centre-source-std"
+[source]
+dataset = "synth-source"
+part = "train"
+[target]
+dataset = "synth-target"
+part = "test"
+unlabelled = "train"
+[train]
+shot = 1
+query = 2
+unlabelled = 5
+iterations = 6
+tasks_per_batch = 2
+[eval]
+shot = 2
+episodes = 40
+"""
+
+
+@pytest.mark.timeout(400)
+def test_a_whole_experiment_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fsar(*words: str) -> tuple[int, str, str]:
+        code = cli.main(list(words))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(SMALL)
+    words = ("run", "--recipe", str(recipe), "--run", "small")
+    assert fsar("synth", "--clips", "3", "--domain", "source", "--domain", "target")[:2] == (0, "")
+    code, first, err = fsar(*words)
+    assert code == 0, err
+    assert re.fullmatch(r"synth-target/test, 5-way 2-shot: [\d.]+ % ± [\d.]+ \(40 episodes\)\n", first)
+    assert "try next:" in err
+    page = (tmp_path / "runs" / "small" / "report.html").read_text()
+    accuracy = float(re.search(r"shot: ([\d.]+)", first)[1])  # type: ignore[index]
+    assert f"{accuracy:.1f}\u2009%" in page
+    assert page.count('class="path"') == 2  # one alignment path with the right class and one with another
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name[0] != "."}
+
+    code, again, err = fsar(*words)
+    assert (code, again) == (0, first)
+    done = [line.split(":")[0] for line in err.splitlines() if "nothing to do" in line]
+    everything = "synth source, synth target, extract synth-source, extract synth-target, train, eval, report"
+    assert ", ".join(done) == everything
+    assert not [p for p, data in before.items() if p.name != "metrics.jsonl" and p.read_bytes() != data]
+
+    found = json.loads(fsar("eval", "--run", "small", "--shot", "1", "--json")[1])
+    assert found["identity"]["protocol"]["shot"] == 1
+    assert fsar("eval", "--run", "small", "--set", "train.lr=1")[0] == 2
+    _check_stores(fsar, tmp_path, recipe)
+
+
+def _check_stores(fsar: Any, tmp_path: Path, recipe: Path) -> None:
+    """ls, info, convert and verify on the stores of the experiment; a flipped bit is found and mended."""
+    stores = {store["dataset"]: store for store in json.loads(fsar("store", "ls", "--json")[1])}
+    assert [store["unfinished"] for store in stores.values()] == [0, 0]
+    path = Path(stores["synth-target"]["path"])
+    assert json.loads(fsar("store", "info", str(path), "--json")[1])["rows"] == stores["synth-target"]["rows"]
+    copy = str(tmp_path / "copy")
+    assert fsar("store", "convert", str(path), copy, "--backend", "hdf5")[:2] == (0, copy + "\n")
+    assert fsar("store", "verify", copy)[:2] == (0, "")
+    block = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(block.read_bytes())
+    data[100] ^= 1
+    block.write_bytes(data)
+    code, out, err = fsar("store", "verify", str(path))
+    assert code == 4
+    assert "block 0: flipped" in out
+    assert "--mend" in err
+    assert fsar("store", "verify", str(path), "--mend")[0] == 0
+    assert fsar("extract", "synth-target", "--recipe", str(recipe))[0] == 0
+    assert fsar("store", "verify", str(path))[:2] == (0, "")
+    data[100] ^= 1
+    assert block.read_bytes() == data
+
+
+def test_make_targets_pass_their_variables_on() -> None:
+    def make(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["make", "-n", "-o", ".venv/.ready", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    for words, command in (
+        (["extract", "DATASET=synth"], "extract synth"),
+        (["extract", "DATASET=synth", "BACKBONE=resnet34", "CUT=map"], "extract synth --backbone resnet34 --cut map"),
+        (["train", "HEAD=gslta"], "train --head gslta"),
+        (["eval", "TARGET=synth-target"], "eval --target synth-target"),
+        (["run", "RECIPE=otam", "RUN=mine"], "run --recipe otam --run mine"),
+        (["demo"], "run --recipe demo"),
+    ):
+        assert make(*words).stdout.split(".venv/bin/fsar-cache ")[1].split() == command.split()
+    missing = make("train")
+    assert missing.returncode == 2
+    assert "make train HEAD=gslta" in missing.stderr
+
+
+def test_the_installed_command_is_this_one() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    module, _, name = re.search(r'^fsar-cache = "([\w.]+):(\w+)"$', text, re.M)[0].split('"')[1].partition(":")  # type: ignore[index]
+    assert getattr(importlib.import_module(module), name) is cli.main
