@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from extract import decode_pyav
 from extract.decoders import DECODERS, decode
-from extract.probe import DecodeError, probe
+from extract.probe import DecodeError, open_video, probe
 from extract.sampling import SAMPLING
 from fsar_cache.errors import MissingError, UsageError
 
@@ -165,6 +165,36 @@ def test_sound_files_are_read_by_index_and_no_others(
     monkeypatch.setattr(decode_pyav, "_pass", lambda *a: passes.append(a) or real(*a))
     decode(path, lambda n: np.array([n // 2]))
     assert bool(passes) != KINDS[name].sound
+
+
+@pytest.mark.parametrize("name", ["h264 open gop", "hevc open gop", "mpeg4 mp4 B", "mpeg4 avi", "vp9 webm alt-ref"])
+def test_each_frame_alone(name: str, clip: Callable[[str], Path]) -> None:
+    """Leading pictures of an open group need the group before; a decode that starts too late would give another picture."""
+    for i in range(N):
+        assert np.array_equal(decode(clip(name), lambda n, i=i: np.array([i])).frames[0], pictures(clip(name))[i])
+
+
+def test_a_seek_that_lands_too_late_is_noticed(clip: Callable[[str], Path]) -> None:
+    class Late:
+        """A container whose seeks end at the next key frame."""
+
+        def seek(self, offset: int, *, stream: av.VideoStream) -> None:
+            container.seek(int(keys[keys > offset][0]), stream=stream)
+
+        def demux(self, stream: av.VideoStream) -> Iterator[av.Packet]:
+            for packet in container.demux(stream):
+                fed.append(packet.pts)
+                yield packet
+
+    fed: list[int | None] = []
+    path = clip("h264 open gop")
+    keys = probe(path).keys
+    leading = int(probe(path).pts[np.searchsorted(probe(path).pts, keys[1]) - 1])
+    container, stream = open_video(path)
+    with container:
+        assert decode_pyav._run(Late(), stream, int(keys[0]), {leading}) is None
+        assert fed == [keys[1]]  # nothing was decoded from there
+        assert decode_pyav._run(container, stream, int(keys[0]), {leading}) is not None
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
