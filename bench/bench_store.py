@@ -1,5 +1,6 @@
-"""Stores against numpy.memmap on the same bytes: ratios of times within one run (above 1: slower than memmap).
+"""Stores against numpy.memmap on the same bytes: ratios within one run.
 
+    python bench/bench_store.py          # a line per row size
     python bench/bench_store.py --json
 
 Random clips: batches of 40 random clips, warm page cache. Bulk load: all rows into RAM. Both are measured in interleaved rounds,
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from cache.spec import FeatureSpec
 from cache.store import FeatureStore, create, open_store
 
 CLIPS = 40
+LARGE = 300_000
 SIZES = {
     "8x512 float16": (6000, (8, 512), "float16"),
     "8x512 float32": (4000, (8, 512), "float32"),
@@ -34,6 +35,7 @@ SIZES = {
 
 
 def spec_of(shape: tuple[int, ...], dtype: str) -> FeatureSpec:
+    """A spec of nothing but a shape and a dtype."""
     return FeatureSpec("features", {}, {}, {}, {"name": "bench"}, "pooled", shape, dtype)
 
 
@@ -70,7 +72,7 @@ def reads(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
         array.tofile(place / "plain")
         plain = np.memmap(place / "plain", dtype, "r", shape=array.shape)
         stores = {backend: filled(place / backend, array, backend) for backend in ("zarr", "hdf5")}
-        draws = [rng.integers(0, count, CLIPS) for _ in range(max(4, (64 << 20) // (array[0].nbytes * CLIPS)))]
+        draws = [rng.integers(0, count, CLIPS) for _ in range(max(2, (24 << 20) // (array[0].nbytes * CLIPS)))]
         for store in stores.values():
             assert np.array_equal(store.read(draws[0]), array[draws[0]])
             assert np.array_equal(store.load(), array)
@@ -84,8 +86,8 @@ def reads(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
             "row_bytes": array[0].nbytes,
             "memmap_us_per_clip": 1e6 * random["memmap"] / (len(draws) * CLIPS),
             "memmap_bulk_mb_per_s": array.nbytes / bulk["memmap"] / 1e6,
-            **{f"random_{b}": random[b] / random["memmap"] for b in stores},
-            **{f"bulk_{b}": bulk[b] / bulk["memmap"] for b in stores},
+            **{f"random_{b}_time": random[b] / random["memmap"] for b in stores},
+            **{f"bulk_{b}_rate": bulk["memmap"] / bulk[b] for b in stores},
         }
         del plain, array
     return made
@@ -111,22 +113,42 @@ def scan(folder: Path, rows: int) -> dict[str, float]:
     return {"rows": rows, **made}
 
 
+def table(found: dict[str, dict[str, float]], scans: dict[str, float]) -> list[dict[str, object]]:
+    """What was measured beside its reach; of each kind the worst size counts."""
+    rows: list[dict[str, object]] = []
+    small = [row for row in found.values() if row["row_bytes"] < LARGE]
+    large = [row for row in found.values() if row["row_bytes"] >= LARGE]
+    for backend in ("zarr", "hdf5"):
+        for what, group, reach in (("8-16 KB", small, 2.0), ("300 KB and more", large, 1.2)):
+            value = max(row[f"random_{backend}_time"] for row in group)
+            rows.append({"what": f"{backend}: time of random clips of {what} / memmap", "value": value, "reach": reach})
+        value = min(row[f"bulk_{backend}_rate"] for row in found.values())
+        rows.append(
+            {"what": f"{backend}: rate of bulk load / memmap", "value": value, "reach": 0.5, "better": "higher"}
+        )
+    seconds = max(value for name, value in scans.items() if name.startswith("seconds"))
+    rows.append({"what": f"resume scan of {scans['rows']} rows", "value": seconds, "reach": 2.0, "unit": "s"})
+    return [{"unit": "x", "better": "lower", **row} for row in rows]
+
+
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    parser.add_argument("--rounds", type=int, default=25, help="interleaved rounds (default 25)")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the resume scan (default 100000)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = {"reads": reads(Path(folder), given.rounds), "resume_scan": scan(Path(folder), given.rows)}
-    results["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found, scans = reads(Path(folder), given.rounds), scan(Path(folder), given.rows)
+    rows = table(found, scans)
     if given.json:
-        json.dump(results, sys.stdout, indent=1)
-        print()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"rows": rows, "detail": {"reads": found, "resume_scan": scans, "peak_rss_mb": peak}}))
         return
-    for name, row in results["reads"].items():
+    for name, row in found.items():
         print(f"{name:20}", "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
-    print("resume scan", results["resume_scan"])
+    for row in rows:
+        print(f"{row['what']:55} {row['value']:.3f} {row['unit']} (reach {row['reach']}, {row['better']} is better)")
 
 
 if __name__ == "__main__":
