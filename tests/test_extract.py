@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
+from toy import split_of, write_clip
 
 from cache.store import FeatureStore, open_store
 from extract.clip import decode_clip, task_of
@@ -26,22 +26,9 @@ from extract.transforms import TRANSFORMS
 from fsar_cache.draws import generator
 from fsar_cache.errors import FailedVideosError, IntegrityError, Interrupted, MissingError, SpaceError, UsageError
 from fsar_cache.settings import build
-from splits.types import Part, Split, Video
+from splits.types import Split, Video
 
 SMALL = ExtractConfig(size=32, frames=4, workers=2, max_failures=1.0, block_rows=8, device="cpu")
-
-
-def write_clip(path: Path, seed: int, frames: int = 20) -> None:
-    rng = np.random.default_rng(seed)
-    background = rng.integers(0, 256, (48, 64, 3), np.uint8)
-    with av.open(str(path), "w") as file:
-        stream = file.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(frames):
-            picture = background.copy()
-            picture[8:24, 2 * i : 2 * i + 16] = rng.integers(0, 256, 3)
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
-        file.mux(stream.encode(None))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,14 +49,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "22.mp4").write_text("not a video")
     (folder / "23.mp4").write_bytes((folder / "00.mp4").read_bytes()[:700])
     return folder
-
-
-def split_of(folder: Path, numbers: Any, name: str = "toy") -> Split:
-    parts = {}
-    for part, chosen in (("train", numbers[: len(numbers) // 2]), ("test", numbers[len(numbers) // 2 :])):
-        videos = tuple(Video(f"{part}/{i:02d}", f"c{i % 3}", f"{i:02d}.mp4") for i in chosen)
-        parts[part] = Part(part, tuple(sorted({v.label for v in videos})), videos)
-    return Split(name, folder, parts)
 
 
 @pytest.fixture(scope="session")
