@@ -32,7 +32,7 @@ def decode_decord(path: Path, choose: Choose, span: Span) -> Decoded:
         if len(reader) != len(seen.pts):
             raise DecodeError(f"{path.name}: decord finds {len(reader)} frames, the file shows {len(seen.pts)}")
         first, *frames = reader.get_batch([0, *picked]).asnumpy()
-    except (decord.DECORDError, RuntimeError, AssertionError, StopIteration) as error:
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, AssertionError, StopIteration) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise DecodeError(f"{path.name}: decord gave up: {line.rpartition(': ')[2]}") from error
     if not np.array_equal(first, decode_pyav(path, lambda n: np.zeros(1, np.int64), Span()).frames[0]):

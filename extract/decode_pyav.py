@@ -15,7 +15,7 @@ from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
 from extract.decoders import DECODERS, Choose, Decoded, Span, chosen
-from extract.probe import DecodeError, Probe, open_video, scan, seconds
+from extract.probe import DecodeError, Probe, open_video, reason, scan, seconds
 
 Picture = NDArray[np.uint8]
 
@@ -27,7 +27,10 @@ def decode_pyav(path: Path, choose: Choose, span: Span) -> Decoded:
     with container:
         probe = scan(path, container, stream)
         made = None if probe.odd else _by_index(container, stream, probe, choose, span)
-    return made or _sequentially(probe, choose, span)
+    try:
+        return made or _sequentially(probe, choose, span)
+    except (av.error.FFmpegError, OSError) as error:
+        raise DecodeError(f"{path.name}: {reason(error)}") from error
 
 
 def _by_index(
@@ -54,12 +57,13 @@ def _run(container: InputContainer, stream: av.VideoStream, key: int, wanted: se
     container.seek(key, stream=stream)
     kept: dict[int, Picture] = {}
     waiting = set(wanted)
+    skips = (
+        stream.codec_context.name == "h264"
+    )  # its non-reference pictures serve no other: skipping them changes nothing
     for number, packet in enumerate(container.demux(stream)):
         if number == 0 and (packet.pts is None or packet.pts > key):
             return None
-        if (
-            stream.codec_context.name == "h264"
-        ):  # its non-reference pictures serve no other: skipping them changes nothing
+        if skips:
             stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
         waiting.discard(packet.pts)
         frames = packet.decode()

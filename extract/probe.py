@@ -99,6 +99,9 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
         kinds = ", ".join(sorted({s.type for s in container.streams if s is not stream}))
         container.close()
         raise DecodeError(f"{path.name}: no video stream in it, only {kinds or 'text or pictures'}")
+    if stream.codec_context is None:
+        container.close()
+        raise DecodeError(f"{path.name}: there is no decoder for its codec")
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream

@@ -86,6 +86,8 @@ KINDS = {
     "mpeg4 avi B": kind(".avi", "mpeg4", bframes=2, sound=False),
     "mpeg4 avi packed B": kind(".avi", "mpeg4", bframes=1, rewrite=videos.packed, sound=False),
     "mpeg4 mp4 B": kind(".mp4", "mpeg4", bframes=2, decord=False),
+    "mpeg2 program stream": kind(".mpg", "mpeg2video", bframes=2, sound=False),
+    "motion jpeg avi": kind(".avi", "mjpeg", pixels="yuvj420p", sound=False),
     "one frame": kind(".mp4", frames=1),
     "one frame avi": kind(".avi", "mpeg4", frames=1),
     "two frames webm": kind(".webm", "libvpx-vp9", frames=2),
@@ -367,6 +369,10 @@ def bad_files(folder: Path) -> dict[str, Path]:
         tone.sample_rate = 48000
         output.mux(stream.encode(tone))
         output.mux(stream.encode(None))
+    coded = videos.write(folder / "coded.mp4", frames=5, size=SMALL).read_bytes()
+    for name, code in (("unknown codec.mp4", b"zzzz"), ("wrong codec.mp4", b"mjp2")):
+        made[name] = folder / name
+        made[name].write_bytes(coded.replace(b"avc1", code))
     made["no index.mp4"] = videos.cut(videos.write(folder / "no index.mp4", frames=20, size=SMALL), 0.6)
     made["stub.avi"] = videos.cut(videos.write(folder / "stub.avi", "mpeg4", 20, size=SMALL), 0.09)
     return made
@@ -379,6 +385,7 @@ def test_files_without_video(decoder: str, tmp_path: Path, capfd: pytest.Capture
         "missing.mp4": "no such file",
         "tone.mp4": "no video stream in it, only audio",
         "folder.mp4": "no such file",
+        "unknown codec.mp4": "there is no decoder for its codec",
     }
     for name, path in bad_files(tmp_path).items():
         with pytest.raises(DecodeError) as caught:
