@@ -10,7 +10,7 @@ from fsar_cache import places
 from fsar_cache.canonical import digest
 from fsar_cache.console import say
 from fsar_cache.errors import MissingError, UsageError, nearest
-from pipeline.recipe import Domain, Recipe, load_recipe, names, recipe_of_head
+from pipeline.recipe import Domain, Features, Recipe, load_recipe, names, recipe_of_head
 from splits.datasets import open_split
 
 DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("test", "all")}
@@ -19,30 +19,44 @@ RECIPE = "config.json"
 """The file that makes a folder a run."""
 
 
-def settle(recipe: str | None, head: str | None, sets: Sequence[str], *, features_only: bool = False) -> Recipe:
-    """The recipe a command means: the named one, else that of the head, else the default; with `sets` applied and parts found."""
+def load(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
+    """The recipe a command means: the named one, else that of the head, else the default; with `sets` applied."""
     if recipe and head and load_recipe(recipe).head != head:
         raise UsageError(
             f"the recipe {recipe} is for the head {load_recipe(recipe).head}, not {head}",
-            hint=f"leave out --recipe, or --head {head}",
+            hint=f"leave out --recipe {recipe}, or --head {head}",
         )
-    name = recipe or (recipe_of_head(head) if head else str(DEFAULTS["recipe"]))
-    # what normalises features is no matter of their extraction, so it must not forbid a cut there
-    made = load_recipe(name, [*sets, 'features.normalise="none"'] if features_only else list(sets))
-    f = made.features
-    settings = f"{f.backbone}, weights {f.weights}, cut {f.cut}, {f.frames} frames of {f.size} pixels"
-    why = "" if recipe else f", the recipe of {head}" if head else ", the default"
-    if features_only:
-        say(f"features of recipe {made.name}{why}: {settings}")
-        return made
+    return load_recipe(recipe or (recipe_of_head(head) if head else str(DEFAULTS["recipe"])), list(sets))
+
+
+def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
+    """The recipe that `load` gives, with partitions that the datasets have; said aloud."""
+    made = load(recipe, head, sets)
     made = replace(
         made,
         source=with_part(made.source, DEFAULTS["source part"], "source"),
         target=with_part(made.target, DEFAULTS["target part"], "target"),
     )
     domains = f"source {made.source.dataset}/{made.source.part}, target {made.target.dataset}/{made.target.part}"
-    say(f"recipe {made.name}{why}: head {made.head}; {settings}; {domains}")
+    say(f"recipe {made.name}{_why(recipe, head)}: head {made.head}; {_words(made.features)}; {domains}")
     return made
+
+
+def settle_features(recipe: str | None, head: str | None, sets: Sequence[str]) -> Features:
+    """The features of the recipe that `load` gives; said aloud."""
+    # what normalises features is no matter of their extraction, so it must not forbid a cut there
+    made = load(recipe, head, [*sets, 'features.normalise="none"'])
+    say(f"features of recipe {made.name}{_why(recipe, head)}: {_words(made.features)}")
+    return made.features
+
+
+def _why(recipe: str | None, head: str | None) -> str:
+    return "" if recipe else f", the recipe of {head}" if head else ", the default"
+
+
+def _words(features: Features) -> str:
+    f = features
+    return f"{f.backbone}, weights {f.weights}, cut {f.cut}, {f.frames} frames of {f.size} pixels"
 
 
 def with_part(domain: Domain, preferred: Sequence[str], role: str) -> Domain:

@@ -103,9 +103,9 @@ def extract(
     """Decode videos, run the frozen part of the backbone, and store the features; resumes by itself."""
     from pipeline import choose, stages
 
-    chosen = choose.settle(recipe, head, [*_features(backbone, weights, cut), *(sets or [])], features_only=True)
+    features = choose.settle_features(recipe, head, [*_features(backbone, weights, cut), *(sets or [])])
     how = {"workers": workers, "decoder": decoder, "device": device, "backend": backend, "max_failures": max_failures}
-    made = stages.extract(dataset, chosen.features, how, dry_run=dry_run)
+    made = stages.extract(dataset, features, how, dry_run=dry_run)
     if as_json:
         print_json(made)
 

@@ -130,11 +130,10 @@ def evaluate(
     """
     if recipe or head:
         after = [text for text in sets if text.startswith(("target.", "eval."))]
-        base = choose.settle(recipe, head, [text for text in sets if text not in after])
-        folder = choose.run_folder(base, run)
+        folder = choose.run_folder(choose.load(recipe, head, [text for text in sets if text not in after]), run)
         if is_trained(folder):
             return _evaluate_trained(folder, after, device)
-        whole = choose.settle(recipe, head, sets) if after else base
+        whole = choose.settle(recipe, head, sets)
         if needs_training(whole):
             named = f"--recipe {recipe}" if recipe else f"--head {head}"
             raise MissingError(
@@ -164,6 +163,7 @@ def _evaluate_trained(folder: Path, sets: Sequence[str], device: str) -> Evaluat
     wanted = read_config(folder, list(sets)).target
     target = choose.with_part(wanted, choose.DEFAULTS["target part"], "target")
     part = [f'target.part="{target.part}"'] if target != wanted else []
+    say(f"eval: the trained run {folder} on {target.dataset}/{target.part}")
     with display(f"evaluate {folder.name}", "done") as show:
         return evaluate_run(
             folder, Places(places.stores()), sets=[*sets, *part], device=device, report=_stage_report(show)
