@@ -282,6 +282,7 @@ def test_every_prefix_of_a_journal_is_a_journal(tmp_path: Path) -> None:
         assert sorted(journal.batches) == [0, 3, 6][: sum(e <= end for e in ends) - 1]
         if end % 100 == 0:
             journal.add(6, DATA[6:8], outcomes[6:8])
+            assert path.stat().st_size == max(e for e in ends if e <= end) + ends[3] - ends[2]
             again = FileJournal(path, 8, SPEC.shape, np.dtype("<f4"))
             assert again.batches.keys() == journal.batches.keys()
             np.testing.assert_array_equal(again.batches[6][0], DATA[6:8])
@@ -321,6 +322,33 @@ def test_no_space_at_any_call_leaves_nothing_half(
         if not refused:
             break
     assert instant >= 4
+
+
+@backends
+def test_a_writer_may_go_on_when_there_is_space_again(
+    tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = create(tmp_path / "s", SPEC, stores.rows_of(COUNT), dataset="set", backend=backend, block_rows=8)
+    real = os.write
+
+    def half(handle: int, data: bytes) -> int:
+        if len(data) < 60:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data[: len(data) // 2])
+
+    with store.writer() as writer:
+        for block in range(store.blocks):
+            first, last = store.block_range(block)
+            outcomes = [stores.outcome_of(row) for row in range(first, last)]
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "write", half)
+                with pytest.raises(SpaceError, match=r"ledger\.jsonl"):
+                    writer.write_block(block, DATA[first:last], outcomes)
+            assert block not in store.done
+            writer.write_block(block, DATA[first:last], outcomes)
+    fresh = open_store(store.path)
+    assert fresh.verify() == []
+    np.testing.assert_array_equal(fresh.load(), DATA)
 
 
 @backends
