@@ -1,0 +1,162 @@
+"""From a recipe to things that run: the backbone, sources over stores or live video, samplers, the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache.spec import FeatureSpec
+from cache.store import open_store, stores_under
+from extract.backbone import Backbone
+from extract.config import ExtractConfig, backbone_of, spec_of, store_path
+from extract.pool import DecodePool
+from fsar_cache.errors import IntegrityError, MissingError
+from pipeline.live import LiveSource
+from pipeline.loop import TrainData
+from pipeline.model import Model, build_model
+from pipeline.recipe import Domain, Features, Recipe
+from pipeline.sources import FeatureSource, StoreSource
+from splits.datasets import open_split
+from splits.episodes import EpisodeSampler
+from splits.types import Protocol, Split
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where stores are (datasets are found by name), and how many decode processes live video may use (0: one per core)."""
+
+    stores: Path
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A source with the split it is from and the ids that episodes must leave out."""
+
+    source: FeatureSource
+    split: Split
+    exclude: frozenset[str]
+
+    def identity(self) -> dict[str, Any]:
+        """What of the data decides the numbers, as plain data."""
+        return {
+            "dataset": self.split.name,
+            "part": self.source.part.name,
+            "split": self.split.hash,
+            "features": self.source.spec.fingerprint,
+        }
+
+
+def extract_config(features: Features) -> ExtractConfig:
+    """The extraction that makes what the recipe's features need; for "video", the one whose pixels live evaluation equals."""
+    names = {f.name for f in dataclasses.fields(ExtractConfig)}
+    values = {f.name: getattr(features, f.name) for f in dataclasses.fields(features) if f.name in names}
+    return ExtractConfig(**{**values, "cut": "frames" if features.cut == "video" else features.cut})
+
+
+class Workshop:
+    """Opens what one recipe names; made by `workshop`, which ends the decode processes that live video started."""
+
+    def __init__(self, recipe: Recipe, places: Places, pool: DecodePool) -> None:
+        self.recipe = recipe
+        config = extract_config(recipe.features)
+        self.backbone: Backbone = backbone_of(config)
+        self.spec: FeatureSpec = spec_of(config, self.backbone)
+        self._places = places
+        self._pool = pool
+
+    def open(self, domain: Domain, part: str) -> Opened:
+        """The source of one partition; MissingError with the command that extracts it where there is no store."""
+        split = open_split(domain.dataset)
+        chosen = split.part(part)
+        source: FeatureSource
+        if self.recipe.features.cut == "video":
+            source = LiveSource(split, chosen, self.recipe.features, self.spec, self._pool)
+        else:
+            path = store_path(self._places.stores, split.name, self.spec)
+            self._require_store(path, domain.dataset)
+            source = StoreSource(open_store(path), chosen)
+        strange = sorted(set(domain.exclude) - {video.id for p in split.parts.values() for video in p.videos})
+        if strange:
+            raise MissingError(f"no clip {strange[0]!r} in {domain.dataset}, yet the recipe excludes it")
+        return Opened(source, split, source.excluded | frozenset(domain.exclude))
+
+    def _require_store(self, path: Path, dataset: str) -> None:
+        if path in stores_under(path.parent):
+            return
+        hint = f"fsar-cache extract {dataset} --recipe {self.recipe.name} (with the same --set as here)"
+        for other in stores_under(path.parent):
+            try:
+                self.spec.require_same(open_store(other).spec, "this recipe", f"the store {other}")
+            except IntegrityError as error:
+                raise MissingError(f"no store {path}; {error.message}", hint=hint) from error
+        raise MissingError(f"{dataset} is not extracted for this recipe: no store {path}", hint=hint)
+
+    def training(self) -> tuple[TrainData, dict[str, Any]]:
+        """Source, unlabelled target clips and sampler of training, and their identity; both sources must hold the same features."""
+        recipe = self.recipe
+        source = self.open(recipe.source, recipe.source.part)
+        identity: dict[str, Any] = {"source": source.identity()}
+        exclude, unlabelled = source.exclude, None
+        if recipe.train.unlabelled and recipe.target.unlabelled is not None:
+            target = self.open(recipe.target, recipe.target.unlabelled)
+            target.source.spec.require_same(source.source.spec, target.split.name, source.split.name)
+            identity["unlabelled"] = target.identity()
+            exclude, unlabelled = exclude | target.exclude, target.source
+        sampler = EpisodeSampler(
+            source.source.part,
+            recipe.train.protocol,
+            recipe.train.seed,
+            exclude=exclude,
+            unlabelled=unlabelled.part if unlabelled else None,
+            split_hash=source.split.hash,
+        )
+        identity["excluded"] = sampler.exclusion_hash
+        return TrainData(source.source, sampler, unlabelled, exclude), identity
+
+    def evaluation(
+        self, domain: Domain, protocol: Protocol, seed: int
+    ) -> tuple[FeatureSource, EpisodeSampler, dict[str, Any]]:
+        """Source and sampler of evaluation episodes on the domain's part, and their identity."""
+        opened = self.open(domain, domain.part)
+        sampler = EpisodeSampler(
+            opened.source.part, protocol, seed, exclude=opened.exclude, split_hash=opened.split.hash
+        )
+        identity = {
+            **opened.identity(),
+            "excluded": sampler.exclusion_hash,
+            "protocol": dataclasses.asdict(protocol),
+            "seed": seed,
+        }
+        return opened.source, sampler, identity
+
+    def model(self, classes: int) -> Model:
+        """The recipe's model for so many training classes; parameters from the training seed, `normaliser` not fitted yet."""
+        return build_model(self.recipe, self.backbone, self.spec, classes)
+
+
+@contextmanager
+def workshop(recipe: Recipe, places: Places) -> Iterator[Workshop]:
+    """A `Workshop` for the block's duration."""
+    with DecodePool(places.workers) as pool:
+        yield Workshop(recipe, places, pool)
+
+
+def fit_normaliser(model: Model, source: FeatureSource, exclude: Collection[str], batch: int = 64) -> None:
+    """Take the model's feature deviations from all source clips that may be drawn; nothing to do for "none"."""
+    if model.normaliser.name == "none":
+        return
+    usable = np.array([i for i, clip in enumerate(source.part.ids) if clip not in exclude], np.int64)
+    model.eval()
+    with torch.no_grad():
+        model.normaliser.fit(
+            model.tail(source.fetch(at, training=False, keys=np.zeros(len(at), np.uint64)).to(model.device))
+            for at in (usable[i : i + batch] for i in range(0, len(usable), batch))
+        )

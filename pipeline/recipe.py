@@ -1,0 +1,204 @@
+"""A recipe: all that decides one number (data, features, head, training, evaluation), read from TOML and changed by `--set`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from fsar_cache.errors import UsageError, unknown
+from fsar_cache.settings import build, override, read_toml
+from splits.types import Protocol
+
+Cut = Literal["pooled", "map", "frames", "video"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """How pixels become what the head consumes. cut: what the store holds; "video" decodes live, without a store.
+
+    The train_* rules are used by live training only: a store holds the evaluation view, so training from it augments nothing.
+    """
+
+    backbone: str = "resnet18"
+    weights: str = "random:0"
+    cut: Cut = "pooled"
+    frames: int = 8
+    size: int = 224
+    sampling: str = "gslta-test"
+    train_sampling: str = "gslta-train"
+    transform: str = "gslta-eval"
+    train_transform: str = "gslta-train"
+    scaling: str = "auto"
+    normalise: Literal["none", "centre-source-std"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.size < 1:
+            raise ValueError(f"frames and size must be positive, got {self.frames} and {self.size}")
+        if self.normalise != "none" and self.cut in ("frames", "video"):
+            raise ValueError(
+                f"normalise = {self.normalise!r} needs a frozen backbone: cut pooled or map, not {self.cut}"
+            )
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A dataset and the partition used of it.
+
+    unlabelled: the partition whose clips may be used in training without labels (target only). exclude: ids of clips never drawn,
+    beside those that failed extraction.
+    """
+
+    dataset: str
+    part: str
+    unlabelled: str | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Train:
+    """Training: one iteration is one episode; the gradients of tasks_per_batch episodes are summed before an optimizer step.
+
+    first_step_early: step when (iteration + 1) is a multiple of tasks_per_batch and at the last iteration but one, as GSLTA
+    published it (with 16 the first step comes after 15 episodes); otherwise after every tasks_per_batch episodes and at the end.
+    schedule: "constant", "cosine" (to 0 over all iterations) or "steps" (times gamma at each of milestones, in iterations).
+    validate_every: iterations between validations on `validate_part` of the source (0: never); the best one is kept as "best".
+    """
+
+    way: int = 5
+    shot: int = 5
+    query: int = 5
+    unlabelled: int = 0
+    iterations: int = 1000
+    tasks_per_batch: int = 16
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    first_step_early: bool = False
+    seed: int = 1896
+    save_every: int = 500
+    keep_every: int = 0
+    validate_every: int = 0
+    validate_part: str = "val"
+    validate_episodes: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "tasks_per_batch", "save_every", "validate_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.keep_every < 0 or self.validate_every < 0:
+            raise ValueError("keep_every and validate_every must not be negative (0 means never)")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum is a setting of sgd, not of {self.optimizer}")
+        if bool(self.milestones) != (self.schedule == "steps"):
+            raise ValueError(
+                f"schedule {self.schedule!r} with milestones {list(self.milestones)}: 'steps' needs them, others none"
+            )
+        self.protocol  # noqa: B018 - checks way, shot, query and unlabelled
+
+    @property
+    def protocol(self) -> Protocol:
+        """The training episodes as a protocol."""
+        return Protocol(self.way, self.shot, self.query, self.iterations, self.unlabelled)
+
+    def steps_at(self, iteration: int) -> bool:
+        """Whether the optimizer steps after this iteration (counted from 1)."""
+        if self.first_step_early:
+            return (iteration + 1) % self.tasks_per_batch == 0 or iteration == self.iterations - 1
+        return iteration % self.tasks_per_batch == 0 or iteration == self.iterations
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluation episodes: drawn from the target's part with this seed, the same for every head."""
+
+    way: int = 5
+    shot: int = 5
+    query: int = 1
+    episodes: int = 1000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self.protocol  # noqa: B018 - checks the numbers
+
+    @property
+    def protocol(self) -> Protocol:
+        """The evaluation episodes as a protocol."""
+        return Protocol(self.way, self.shot, self.query, self.episodes)
+
+
+@dataclass(frozen=True)
+class Published:
+    """The number this recipe stands for: accuracy and half interval in percent, where it was reported, and what to know of it."""
+
+    value: float
+    where: str
+    interval: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, complete: the same recipe, data and machine give the same numbers."""
+
+    name: str
+    head: str
+    source: Domain
+    target: Domain
+    about: str = ""
+    features: Features = field(default_factory=Features)
+    head_config: dict[str, Any] = field(default_factory=dict)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        if self.train.unlabelled and self.target.unlabelled is None:
+            raise ValueError(f"train.unlabelled is {self.train.unlabelled}, but target.unlabelled names no partition")
+        if self.source.unlabelled is not None:
+            raise ValueError("source.unlabelled has no use; unlabelled clips come from the target")
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(files("pipeline.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def names() -> list[str]:
+    """The recipes that come with fsar-cache."""
+    return list(_shipped())
+
+
+def load_recipe(name_or_path: str, sets: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """The recipe called so, or in the TOML file at that path, with `a.b=c` settings applied.
+
+    A recipe's name is its file's stem. Raises UsageError for unknown names, keys and values that don't fit (with the nearest one),
+    MissingError for a path that isn't there.
+    """
+    shipped = _shipped()
+    is_path = name_or_path.endswith(".toml") or "/" in name_or_path
+    if not is_path and name_or_path not in shipped:
+        raise unknown("recipe", name_or_path, shipped)
+    path = Path(name_or_path) if is_path else shipped[name_or_path]
+    return build(Recipe, override({"name": path.stem, **read_toml(path)}, sets))
+
+
+def recipe_of_head(head: str) -> str:
+    """The recipe that a command which names only a head uses: the one called as the head, else the first that uses it."""
+    shipped = _shipped()
+    if head in shipped:
+        return head
+    by_head = {read_toml(path)["head"]: name for name, path in reversed(shipped.items())}
+    if head not in by_head:
+        raise UsageError(
+            f"no recipe uses the head {head!r}; there are recipes for {', '.join(sorted(by_head))}",
+            hint="write a TOML file and give it with --recipe FILE.toml",
+        )
+    return by_head[head]
