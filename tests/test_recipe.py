@@ -1,0 +1,104 @@
+"""Recipes: the shipped ones are whole, settings reach where they should, mistakes are named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from extract.config import ExtractConfig
+from fsar_cache.canonical import plain
+from fsar_cache.errors import MissingError, UsageError
+from fsar_cache.settings import build
+from heads.base import HEADS
+from pipeline import recipe as recipes
+from pipeline.assemble import extract_config
+from pipeline.model import build_head
+from pipeline.optim import rate_at
+from pipeline.recipe import Features, Recipe, Train, load_recipe
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_shipped_recipes_load_and_build_their_head(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.about
+    assert recipe.head in HEADS.names()
+    build_head(recipe, 12)
+    assert build(Recipe, plain(recipe)) == recipe
+
+
+def test_every_head_has_a_recipe() -> None:
+    for head in HEADS:
+        assert load_recipe(recipes.recipe_of_head(head)).head == head
+    with pytest.raises(UsageError, match="no recipe uses the head 'trx'"):
+        recipes.recipe_of_head("trx")
+
+
+def test_a_recipe_may_be_a_file_and_takes_settings(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'head = "otam"\nsource = {dataset = "a", part = "train"}\ntarget = {dataset = "b", part = "test"}\n'
+    )
+    made = load_recipe(
+        str(path),
+        [
+            "eval.shot=1",
+            "head_config.otam_lambda=0.5",
+            "features.cut=map",
+            "train.milestones=[3, 4]",
+            "train.schedule=steps",
+        ],
+    )
+    assert (made.name, made.eval.shot, made.features.cut, made.train.milestones) == ("mine", 1, "map", (3, 4))
+    assert build_head(made, 3).config.otam_lambda == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "sets", "says"),
+    [
+        ("dem", [], "did you mean 'demo'"),
+        ("demo", ["train.iteration=3"], "did you mean 'iterations'"),
+        ("demo", ["train.optimizer=adma"], "did you mean 'adam'"),
+        ("demo", ["train.iterations=0"], "iterations must be at least 1"),
+        ("demo", ["train.way=1"], "way must be at least 2"),
+        ("demo", ["features.cut=frames"], "needs a frozen backbone"),
+        ("demo", ["train.momentum=0.9"], "setting of sgd"),
+        ("demo", ["train.schedule=steps"], "'steps' needs them"),
+        ("demo", ["train.lr=-1.0"], "lr must be positive"),
+        ("demo", ["eval.shot=0"], "shot must be at least 1"),
+        ("protonet", ["train.unlabelled=5"], "target.unlabelled names no partition"),
+        ("demo", ["source.unlabelled=train"], "source.unlabelled has no use"),
+    ],
+)
+def test_mistakes_are_named(name: str, sets: list[str], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(name, sets)
+    assert says in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_missing_file_and_a_wrong_head_setting(tmp_path: Path) -> None:
+    with pytest.raises(MissingError):
+        load_recipe(str(tmp_path / "none.toml"))
+    with pytest.raises(UsageError, match="sfme_evry") as caught:
+        build_head(load_recipe("demo", ["head_config.sfme_evry=1"]), 3)
+    assert "sfme_every" in str(caught.value.hint)
+
+
+def test_features_and_extraction_settings_stay_in_step() -> None:
+    """A setting of both has the same default, and each feature setting that decides bytes reaches the extraction."""
+    ours, theirs = Features(), ExtractConfig()
+    shared = {f.name for f in dataclasses.fields(Features)} & {f.name for f in dataclasses.fields(ExtractConfig)}
+    assert shared == {"backbone", "weights", "cut", "frames", "size", "sampling", "transform", "scaling"}
+    assert all(getattr(ours, name) == getattr(theirs, name) for name in shared)
+    assert extract_config(Features(cut="video", size=64)) == ExtractConfig(cut="frames", size=64)
+
+
+def test_schedules() -> None:
+    steps = Train(schedule="steps", milestones=(10, 20), lr=1.0, gamma=0.1)
+    assert [rate_at(steps, i) for i in (1, 10, 11, 20, 21)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    cosine = Train(schedule="cosine", iterations=100, lr=2.0)
+    assert [rate_at(cosine, i) for i in (1, 51)] == pytest.approx([2.0, 1.0])
+    assert 0 < rate_at(cosine, 100) < 0.01
+    assert rate_at(Train(lr=0.3), 999) == 0.3
