@@ -64,7 +64,7 @@ def render(
     folder: Path,
     *,
     seed: int = 0,
-    clips_per_class: int = 24,
+    clips_per_class: int = 20,
     domains: tuple[str, ...] = DOMAINS,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,

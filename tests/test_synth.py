@@ -113,14 +113,14 @@ def test_pixels_agree_with_the_truth(label: str) -> None:
     clip = some_clip("source", label)
     frames = list(synth_draw.draw(0, "source", clip))
     assert len(frames) == clip.frames
-    assert frames[0].shape == (120, 160, 3)
+    assert frames[0].shape == (128, 160, 3)
     assert frames[0].dtype == np.uint8
     seen = [actor_pixels(f) for f in frames]
     halfway = round((clip.start + clip.duration / 2) * clip.fps)
     rows, columns = np.nonzero(seen[halfway])
-    shaken = 12 / 120  # the camera moves, and half a frame of drift
+    shaken = 12 / 128  # the camera moves, and half a frame of drift
     assert columns.mean() / 160 == pytest.approx(clip.x, abs=shaken)
-    assert rows.mean() / 120 == pytest.approx(clip.y, abs=shaken)
+    assert rows.mean() / 128 == pytest.approx(clip.y, abs=shaken)
     area = np.array([mask.sum() for mask in seen], float)
     first, last = int(clip.start * clip.fps), int(np.ceil((clip.start + clip.duration) * clip.fps))
     still = np.concatenate([area[: first + 1] / area[0], area[last:] / area[-1]])
@@ -145,7 +145,7 @@ def test_files_are_what_they_say(domain: str, tmp_path: Path) -> None:
     clip = some_clip(domain, CLASSES[domain]["test"][0])
     path = tmp_path / f"clip{look.suffix}"
     path.write_bytes(synth_render.encode(0, domain, clip))
-    assert path.read_bytes() == synth_render.encode(0, domain, clip)
+    assert all(path.read_bytes() == synth_render.encode(0, domain, clip) for _ in range(5))
     reader = cv2.VideoCapture(str(path))
     assert reader.get(cv2.CAP_PROP_FPS) == pytest.approx(look.fps)
     drawn = list(synth_draw.draw(0, domain, clip))
