@@ -10,7 +10,7 @@ from fsar_cache import places
 from fsar_cache.canonical import digest
 from fsar_cache.console import say
 from fsar_cache.errors import MissingError, UsageError, nearest
-from pipeline.recipe import Domain, Features, Recipe, load_recipe, names, recipe_of_head
+from pipeline.recipe import Domain, Features, Recipe, load_recipe, recipe_of_head
 from splits.datasets import open_split
 
 DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("test", "all")}
@@ -73,12 +73,11 @@ def with_part(domain: Domain, preferred: Sequence[str], role: str) -> Domain:
     return replace(domain, part=found)
 
 
-def run_folder(recipe: Recipe, run: str | None) -> Path:
-    """Where a run lives: the folder named by `run`, else runs/<recipe>, with a hash behind it where settings were changed."""
+def run_folder(recipe: Recipe, run: str | None, sets: Sequence[str]) -> Path:
+    """Where a run lives: the folder named by `run`, else runs/<recipe>, with a hash of the changed settings behind it if any."""
     if run:
         return Path(run) if "/" in run else places.runs() / run
-    changed = recipe.name not in names() or recipe != load_recipe(recipe.name)
-    return places.runs() / (f"{recipe.name}-{digest(recipe, 6)}" if changed else recipe.name)
+    return places.runs() / (f"{recipe.name}-{digest(sorted(set(sets)), 6)}" if sets else recipe.name)
 
 
 def find_run(run: str | None) -> Path:

@@ -40,6 +40,7 @@ Backbone = Annotated[str | None, typer.Option(help="fsar-cache list backbones")]
 Weights = Annotated[str | None, typer.Option(help="timm:NAME, file:PATH or random:SEED")]
 Cut = Annotated[str | None, typer.Option(help="fsar-cache list cuts")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+MaxFailures = Annotated[float, typer.Option(min=0, max=1, help="share of failed clips above which it ends with code 5")]
 Workers = Annotated[int, typer.Option(min=0, help="decode processes (0: as many as cores)")]
 
 
@@ -94,9 +95,7 @@ def extract(
     decoder: Annotated[str, typer.Option(help="auto, decord or pyav")] = "auto",
     device: Device = "auto",
     backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "zarr",
-    max_failures: Annotated[
-        float, typer.Option(min=0, max=1, help="share of failed clips that ends the run with code 5")
-    ] = 0.02,
+    max_failures: MaxFailures = 0.02,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -129,8 +128,9 @@ def train(
     from pipeline import choose, stages
 
     changes = _set("source.dataset", source) + _set("target.dataset", target) + _set("train.iterations", iterations)
-    chosen = choose.settle(recipe, head, [*changes, *_features(backbone, weights, cut), *(sets or [])])
-    made = stages.train(chosen, choose.run_folder(chosen, run), device=device)
+    changes += [*_features(backbone, weights, cut), *(sets or [])]
+    chosen = choose.settle(recipe, head, changes)
+    made = stages.train(chosen, choose.run_folder(chosen, run, changes), device=device)
     if as_json:
         print_json(made)
     else:
@@ -158,14 +158,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of a trained run, or of a head that needs no training, on episodes of the target."""
-    from pipeline import stages
+    from pipeline import evaluating
 
     changes = _set("target.dataset", target)
     for name, value in (("way", way), ("shot", shot), ("query", query), ("episodes", episodes), ("seed", seed)):
         changes += _set(f"eval.{name}", value)
     changes += _features(backbone, weights, cut)
-    made = stages.evaluate(recipe, head, run, [*changes, *(sets or [])], device=device)
-    print_json(made) if as_json else typer.echo(stages.headline(made))
+    made = evaluating.evaluate(recipe, head, run, [*changes, *(sets or [])], device=device)
+    print_json(made) if as_json else typer.echo(evaluating.headline(made))
 
 
 @app.command(epilog=examples("run --recipe demo", "run --recipe otam --set eval.shot=1"))
@@ -174,16 +174,17 @@ def run(
     run: RunName = None,
     sets: Sets = None,
     workers: Workers = 0,
+    max_failures: MaxFailures = 0.02,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Everything of a recipe: videos, features, training, evaluation, report; finished stages are not repeated."""
-    from pipeline import choose, stages
+    from pipeline import choose, evaluating, stages
 
     chosen = choose.settle(recipe, None, sets or [])
-    folder = choose.run_folder(chosen, run)
-    made = stages.run(chosen, folder, workers=workers, device=device)
-    print_json(made) if as_json else typer.echo(stages.headline(made))
+    folder = choose.run_folder(chosen, run, sets or [])
+    made = stages.run(chosen, folder, {"workers": workers, "device": device, "max_failures": max_failures})
+    print_json(made) if as_json else typer.echo(evaluating.headline(made))
     stages.say_next(folder)
 
 

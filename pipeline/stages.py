@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fsar_cache import places
 from fsar_cache.console import say, warn
 from fsar_cache.errors import MissingError, UsageError
-from pipeline import choose
+from pipeline import evaluating
 from pipeline.display import display
 from pipeline.recipe import Features, Recipe
 from splits.datasets import expand, open_split
@@ -121,86 +121,10 @@ def train(recipe: Recipe, folder: Path, *, device: str = "auto") -> RunSummary:
     return made
 
 
-def evaluate(
-    recipe: str | None, head: str | None, run: str | None, sets: Sequence[str], *, device: str = "auto"
-) -> Evaluation:
-    """Evaluate a trained run, or a head without parameters; `sets` may change target and evaluation of a trained one.
-
-    Without recipe, head and run it is the newest run.
-    """
-    if recipe or head:
-        after = [text for text in sets if text.startswith(("target.", "eval."))]
-        folder = choose.run_folder(choose.load(recipe, head, [text for text in sets if text not in after]), run)
-        if is_trained(folder):
-            return _evaluate_trained(folder, after, device)
-        whole = choose.settle(recipe, head, sets)
-        if needs_training(whole):
-            named = f"--recipe {recipe}" if recipe else f"--head {head}"
-            raise MissingError(
-                f"{whole.head} must be trained before it is evaluated; there is no run {folder}",
-                hint=f"fsar-cache train {named}",
-            )
-        return _evaluate_untrained(whole, choose.run_folder(whole, run), device)
-    from pipeline.folder import read_config
-
-    folder = choose.find_run(run)
-    if is_trained(folder):
-        return _evaluate_trained(folder, sets, device)
-    whole = read_config(folder, list(sets))
-    if needs_training(whole):
-        raise MissingError(
-            f"the run {folder} has no checkpoint yet",
-            hint=f"fsar-cache train --recipe {whole.name} --run {folder.name}",
-        )
-    return _evaluate_untrained(whole, choose.run_folder(whole, None) if sets else folder, device)
-
-
-def _evaluate_trained(folder: Path, sets: Sequence[str], device: str) -> Evaluation:
-    from pipeline.assemble import Places
-    from pipeline.folder import read_config
-    from pipeline.runs import evaluate_run
-
-    wanted = read_config(folder, list(sets)).target
-    target = choose.with_part(wanted, choose.DEFAULTS["target part"], "target")
-    part = [f'target.part="{target.part}"'] if target != wanted else []
-    say(f"eval: the trained run {folder} on {target.dataset}/{target.part}")
-    with display(f"evaluate {folder.name}", "done") as show:
-        return evaluate_run(
-            folder, Places(places.stores()), sets=[*sets, *part], device=device, report=_stage_report(show)
-        )
-
-
-def _evaluate_untrained(recipe: Recipe, folder: Path, device: str) -> Evaluation:
-    from pipeline.assemble import Places
-    from pipeline.runs import evaluate_untrained
-
-    say(f"eval: {recipe.head} needs no training; results go to {folder}")
-    with display(f"evaluate {folder.name}", "done") as show:
-        return evaluate_untrained(recipe, folder, Places(places.stores()), device=device, report=_stage_report(show))
-
-
-def _stage_report(show: Any) -> Any:
-    return lambda stage, done, total: show(done, total, stage)
-
-
-def is_trained(folder: Path) -> bool:
-    """Whether a run folder holds a checkpoint."""
-    from pipeline.folder import CHECKPOINTS
-
-    return any((folder / CHECKPOINTS).glob("*.safetensors"))
-
-
-def needs_training(recipe: Recipe) -> bool:
-    """Whether the recipe's model has parameters to train: a head's own, or a backbone's after the cut."""
-    from pipeline.assemble import Places, workshop
-
-    with workshop(recipe, Places(places.stores())) as shop:
-        return any(parameter.requires_grad for parameter in shop.model(classes=2).parameters())
-
-
-def run(recipe: Recipe, folder: Path, *, workers: int = 0, device: str = "auto") -> Evaluation:
-    """Everything of a recipe, in order: videos, features, training, evaluation, report."""
-    trained = needs_training(recipe)
+def run(recipe: Recipe, folder: Path, how: Mapping[str, Any]) -> Evaluation:
+    """Everything of a recipe, in order: videos, features, training, evaluation, report; `how`: as for `extract`."""
+    device = str(how.get("device", "auto"))
+    trained = evaluating.needs_training(recipe)
     datasets = [recipe.source.dataset] if trained or recipe.features.normalise != "none" else []
     datasets += [recipe.target.dataset] if recipe.target.dataset not in datasets else []
     _render_missing(datasets)
@@ -208,14 +132,18 @@ def run(recipe: Recipe, folder: Path, *, workers: int = 0, device: str = "auto")
         if recipe.features.cut == "video":
             say(f"extract {name}: nothing to do, the recipe decodes live video")
         else:
-            extract(name, recipe.features, {"workers": workers, "device": device})
+            extract(name, recipe.features, how)
     if trained:
         train(recipe, folder, device=device)
     else:
         say(f"train: nothing to do, {recipe.head} on {recipe.features.cut} features has no parameters")
-    found = _known_evaluation(recipe, folder)
+    found = evaluating.known_evaluation(recipe, folder)
     if found is None:
-        found = _evaluate_trained(folder, [], device) if trained else _evaluate_untrained(recipe, folder, device)
+        found = (
+            evaluating.evaluate_trained(folder, [], device)
+            if trained
+            else evaluating.evaluate_untrained(recipe, folder, device)
+        )
         say(f"eval: {found.episodes} episodes in {sum(found.seconds.values()):.1f} s")
     else:
         say(
@@ -238,36 +166,6 @@ def _render_missing(datasets: Sequence[str]) -> None:
                 say(f"synth {name.removeprefix(SYNTH)}: nothing to do, {count} clips are in {split.root}")
     if wanted:
         synth(domains=wanted)
-
-
-def _known_evaluation(recipe: Recipe, folder: Path) -> Evaluation | None:
-    """The evaluation in the run folder, if it is of the same data, protocol, seed and checkpoint."""
-    from fsar_cache.canonical import plain
-    from pipeline.assemble import Places, workshop
-    from pipeline.folder import CHECKPOINTS
-    from pipeline.results import read_evaluation
-
-    path = folder / f"eval-{open_split(recipe.target.dataset).name}.json"
-    if not path.is_file():
-        return None
-    found = read_evaluation(path)
-    with workshop(recipe, Places(places.stores())) as shop:
-        _, _, data = shop.evaluation(recipe.target, recipe.eval.protocol, recipe.eval.seed)
-    same = all(found.identity.get(name) == value for name, value in plain(data).items())
-    chosen = found.identity.get("checkpoint")
-    if chosen:
-        from fsar_cache.files import read_json
-
-        sidecar = folder / CHECKPOINTS / f"{chosen['name']}.json"
-        same = same and sidecar.is_file() and read_json(sidecar)["sha256"] == chosen["sha256"]
-    return found if same and bool(chosen) == is_trained(folder) else None
-
-
-def headline(found: Evaluation) -> str:
-    """The result as one line: where, protocol, accuracy with interval."""
-    protocol = found.identity["protocol"]
-    where = f"{found.identity['dataset']}/{found.identity['part']}"
-    return f"{where}, {protocol['way']}-way {protocol['shot']}-shot: {found.line()}"
 
 
 def report(folder: Path) -> Path:

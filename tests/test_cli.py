@@ -188,11 +188,14 @@ def test_a_partition_that_a_dataset_lacks_is_replaced_aloud(tmp_path: Path, caps
 
 
 def test_changed_settings_get_a_run_of_their_own(tmp_path: Path) -> None:
-    plain, changed = choose.settle("demo", None, []), choose.settle("demo", None, ["train.lr=0.5"])
-    assert choose.run_folder(plain, None) == tmp_path / "runs" / "demo"
-    assert re.fullmatch(r"demo-[0-9a-f]{6}", choose.run_folder(changed, None).name)
-    assert choose.run_folder(changed, "mine") == tmp_path / "runs" / "mine"
-    assert choose.run_folder(changed, "else/where") == Path("else/where")
+    recipe = choose.settle("demo", None, [])
+    assert choose.run_folder(recipe, None, []) == tmp_path / "runs" / "demo"
+    one, other = ["train.lr=0.5", "train.seed=2"], ["train.seed=2", "train.lr=0.5"]
+    assert re.fullmatch(r"demo-[0-9a-f]{6}", choose.run_folder(recipe, None, one).name)
+    assert choose.run_folder(recipe, None, one) == choose.run_folder(recipe, None, other)
+    assert choose.run_folder(recipe, None, one) != choose.run_folder(recipe, None, one[:1])
+    assert choose.run_folder(recipe, "mine", one) == tmp_path / "runs" / "mine"
+    assert choose.run_folder(recipe, "else/where", one) == Path("else/where")
 
 
 def test_the_newest_run_is_taken_and_near_names_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,7 +266,23 @@ def test_a_whole_experiment_and_again(tmp_path: Path, capsys: pytest.CaptureFixt
     found = json.loads(fsar("eval", "--run", "small", "--shot", "1", "--json")[1])
     assert found["identity"]["protocol"]["shot"] == 1
     assert fsar("eval", "--run", "small", "--set", "train.lr=1")[0] == 2
+    _check_untrained(fsar)
     _check_stores(fsar, tmp_path, recipe)
+
+
+def _check_untrained(fsar: Any) -> None:
+    """A head without parameters runs untrained; the same again is known, other head settings are refused in the same run."""
+    words = ["run", "--recipe", "otam", "--run", "untrained", "--set", "features.size=32", "--set", "eval.episodes=30"]
+    words += ["--set", "eval.shot=1"]
+    code, first, err = fsar(*words)
+    assert code == 0, err
+    assert "train: nothing to do, otam on pooled features has no parameters" in err
+    code, again, err = fsar(*words)
+    assert (code, again) == (0, first)
+    assert "eval: nothing to do" in err
+    code, _, err = fsar(*words, "--set", "head_config.otam_lambda=0.5")
+    assert code == 2
+    assert "head_config.otam_lambda: 0.1 there, 0.5 asked for" in err
 
 
 def _check_stores(fsar: Any, tmp_path: Path, recipe: Path) -> None:
