@@ -218,8 +218,16 @@ class FeatureStore:
     def plan(self, rows: Sequence[Row]) -> None:
         """Add the rows that the store doesn't have yet as new blocks, and take over labels and partitions; else nothing is written.
 
-        Raises UsageError where a clip and view stands twice in `rows` or another writer is at work.
+        Raises UsageError where a clip and view stands twice in `rows` or another writer is at work, IntegrityError where a clip that has
+        features would now be cut from another file or time span.
         """
+        if changed := self._table.changed(rows, self._ok):
+            shown = "".join(f"\n  {old.id}: {old.origin} then, {new.origin} now" for old, new in changed[:5])
+            more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
+            raise IntegrityError(
+                f"{self.path} has features of {len(changed)} clips that have changed since:{shown}{more}",
+                hint=f"give the changed clips new ids, or remove the store and extract again: rm -r {self.path}",
+            )
         table = self.medium.load_table()
         if table.with_rows(rows) is table:
             return

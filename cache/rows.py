@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A planned row: a clip (id, class, partition) and its view (0 is the evaluation view)."""
+    """A planned row: a clip (id, class, partition) and its view (0 is the evaluation view).
+
+    origin: what the clip is cut from, as text (file name, size, time span; "" where that isn't known). A row that has features keeps
+    its origin: the same id from another file or span is refused, because the stored features would be the old clip's.
+    """
 
     id: str
     label: str
     partition: str
     view: int = 0
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

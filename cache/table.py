@@ -18,10 +18,11 @@ from cache.sealed import seal, unseal
 from fsar_cache.errors import IntegrityError, UsageError
 
 Ints = NDArray[np.int64]
+COLUMNS = ("id", "label", "partition", "view", "origin")
 
 
 class RowTable:
-    """Columns ids, labels, partitions and views, all of the same length, and the sizes of the extents."""
+    """Columns ids, labels, partitions, views and origins, all of the same length, and the sizes of the extents."""
 
     def __init__(
         self,
@@ -31,10 +32,12 @@ class RowTable:
         labels: Iterable[str] = (),
         partitions: Iterable[str] = (),
         views: Iterable[int] = (),
+        origins: Iterable[str] = (),
     ) -> None:
         self.block_rows = block_rows
         self.extents = tuple(extents)
-        self.ids, self.labels, self.partitions, self.views = list(ids), list(labels), list(partitions), list(views)
+        self.ids, self.labels, self.partitions = list(ids), list(labels), list(partitions)
+        self.views, self.origins = list(views), list(origins)
         sizes: list[int] = []
         for count in self.extents:
             full, rest = divmod(count, block_rows)
@@ -50,7 +53,7 @@ class RowTable:
     @cached_property
     def rows(self) -> list[Row]:
         """All rows, in order."""
-        return list(map(Row, self.ids, self.labels, self.partitions, self.views))
+        return list(map(Row, self.ids, self.labels, self.partitions, self.views, self.origins))
 
     @cached_property
     def _numbers(self) -> dict[tuple[str, int], int]:
@@ -67,7 +70,9 @@ class RowTable:
         return blocks, rows - self.first[blocks]
 
     def with_rows(self, rows: Sequence[Row]) -> RowTable:
-        """Return the table with labels and partitions as `rows` say and the rows not yet there as a new extent; itself if nothing changes.
+        """Return the table with labels, partitions and origins as `rows` say and the rows not yet there as a new extent.
+
+        It is this very table if nothing changes. An origin that is known stays known where `rows` don't say one.
 
         Raises UsageError where `rows` name a clip and view twice.
         """
@@ -78,11 +83,12 @@ class RowTable:
             raise UsageError(f"clip {twice[0]!r}, view {twice[1]}, stands twice among the rows of one store")
         known = [self._numbers.get(key, -1) for key in keys]
         added = [row for row, number in zip(rows, known, strict=True) if number < 0]
-        labels, partitions = self.labels.copy(), self.partitions.copy()
+        labels, partitions, origins = self.labels.copy(), self.partitions.copy(), self.origins.copy()
         for row, number in zip(rows, known, strict=True):
             if number >= 0:
                 labels[number], partitions[number] = row.label, row.partition
-        if not added and labels == self.labels and partitions == self.partitions:
+                origins[number] = row.origin or origins[number]
+        if not added and (labels, partitions, origins) == (self.labels, self.partitions, self.origins):
             return self
         return RowTable(
             self.block_rows,
@@ -91,12 +97,23 @@ class RowTable:
             labels + [r.label for r in added],
             partitions + [r.partition for r in added],
             self.views + [r.view for r in added],
+            origins + [r.origin for r in added],
         )
+
+    def changed(self, rows: Sequence[Row], kept: NDArray[np.bool_]) -> list[tuple[Row, Row]]:
+        """(row here, row given) wherever the origin of a row in `kept` (bool [rows]) is known and `rows` say another."""
+        pairs = []
+        for row in rows:
+            number = self._numbers.get((row.id, row.view), -1)
+            if number >= 0 and kept[number] and row.origin and self.origins[number] not in ("", row.origin):
+                pairs.append((self.rows[number], row))
+        return pairs
 
     def to_bytes(self) -> bytes:
         """The table as one sealed line."""
-        columns = {"id": self.ids, "label": self.labels, "partition": self.partitions, "view": self.views}
-        return seal({"block_rows": self.block_rows, "extents": list(self.extents), **columns})
+        columns = (self.ids, self.labels, self.partitions, self.views, self.origins)
+        named = dict(zip(COLUMNS, columns, strict=True))
+        return seal({"block_rows": self.block_rows, "extents": list(self.extents), **named})
 
     @classmethod
     def from_bytes(cls, data: bytes, where: object) -> RowTable:
@@ -107,5 +124,5 @@ class RowTable:
                 f"the row table {where} is damaged",
                 hint="restore it from a copy, or remove the store and extract again",
             )
-        columns = (value[name] for name in ("id", "label", "partition", "view"))
+        columns = (value[name] for name in COLUMNS)
         return cls(value["block_rows"], value["extents"], *columns)

@@ -25,7 +25,7 @@ from extract.config import ExtractConfig, backbone_of, batch_clips_of, device_of
 from extract.pool import DecodePool, Failure
 from extract.progress import EVERY, Meter, Progress, Report
 from fsar_cache.errors import FailedVideosError, Interrupted, SpaceError, UsageError
-from splits.types import Split
+from splits.types import Split, Video
 
 __all__ = ["Progress", "Report", "Summary", "extract", "rows_of"]
 
@@ -46,7 +46,21 @@ class Summary:
 
 def rows_of(split: Split) -> list[Row]:
     """One row per video of every partition, in order."""
-    return [Row(video.id, video.label, part.name) for part in split.parts.values() for video in part.videos]
+    return [
+        Row(video.id, video.label, part.name, origin=_origin(split.root / video.path, video))
+        for part in split.parts.values()
+        for video in part.videos
+    ]
+
+
+def _origin(file: Path, video: Video) -> str:
+    """What tells a clip from another of the same id: name and size of its file, and its span; "" where the file isn't there."""
+    try:
+        size = file.stat().st_size
+    except OSError:
+        return ""
+    span = "" if video.start is None and video.end is None else f", {video.start} s to {video.end} s"
+    return f"{file.name} ({size} bytes{span})"
 
 
 def extract(

@@ -36,7 +36,7 @@ _PUBLIC = {
 }
 """Public name -> the module that holds it (and, after a colon, its name there)."""
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - the names are those of the table above
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:

@@ -232,7 +232,10 @@ def test_stop_saves_what_is_done_and_the_rest_follows(
         assert store.load().tobytes() == stored.load().tobytes()
 
 
-def test_journals_of_another_batch_size_are_not_mixed_in(good: Split, tmp_path: Path, stored: FeatureStore) -> None:
+def test_journals_of_another_batch_size_are_not_mixed_in(
+    good: Split, tmp_path: Path, stored: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extract.progress.EVERY", 0.0)
     stop = threading.Event()
     with pytest.raises(Interrupted):
         extract(
@@ -244,6 +247,17 @@ def test_journals_of_another_batch_size_are_not_mixed_in(good: Split, tmp_path: 
         )
     with open_store(extract(good, SMALL, tmp_path).path) as store:
         assert store.load().tobytes() == stored.load().tobytes()
+
+
+def test_a_file_that_changed_since_is_not_taken_for_the_stored_clip(clips: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "videos"
+    shutil.copytree(clips, copy)
+    extract(split_of(copy, [0, 1]), SMALL, tmp_path)
+    split = split_of(copy, [0, 1])
+    file = split.root / videos_of(split)[0].path
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(IntegrityError, match="1 clips that have changed since"):
+        extract(split, SMALL, tmp_path)
 
 
 def test_a_dropped_block_is_made_again(good: Split, tmp_path: Path, stored: FeatureStore) -> None:

@@ -114,6 +114,24 @@ def test_rows_without_features_are_refused_by_name(tmp_path: Path, backend: str)
             store.read(wrong)
 
 
+def test_an_id_that_became_another_clip_is_refused_once_it_has_features(tmp_path: Path, backend: str) -> None:
+    def rows(span: str) -> list[Row]:
+        return [Row("a", "c", "all"), Row("b", "c", "all", origin=f"b.mp4 (9 bytes, {span})")]
+
+    store = create(tmp_path / "store", SPEC, rows("0 to 1 s"), dataset="set", backend=backend)
+    store.plan(rows("0 to 2 s"))  # nothing is extracted yet: the new span is what will be
+    outcomes = [Outcome("ok"), Outcome("ok")]
+    with store.writer() as writer:
+        writer.write_block(0, stores.values(2, SPEC, 1), outcomes)
+    store.plan(rows("0 to 2 s"))
+    store.plan([Row("b", "renamed", "all"), Row("a", "c", "all", origin="a.mp4 (5 bytes)")])
+    assert [r.origin for r in store.rows] == ["a.mp4 (5 bytes)", "b.mp4 (9 bytes, 0 to 2 s)"]
+    with pytest.raises(IntegrityError, match=r"1 clips.*\n  b: b.mp4 \(9 bytes, 0 to 2 s\) then.*0 to 3 s\) now"):
+        store.plan(rows("0 to 3 s"))
+    store.drop_block(0)
+    store.plan(rows("0 to 3 s"))
+
+
 def test_growing_starts_new_blocks_and_moves_nothing(tmp_path: Path, backend: str) -> None:
     store = make(tmp_path / "store", backend)
     stores.write(store, DATA)
