@@ -190,7 +190,10 @@ def say_next(folder: Path) -> None:
     for about, command in (
         ("see the report", f"open {folder / 'report.html'} in a browser"),
         ("one shot instead of five", f"fsar-cache eval --run {name} --shot 1"),
-        ("another target domain", f"fsar-cache eval --run {name} --target synth-far"),
+        (
+            "another target domain",
+            f"fsar-cache synth && fsar-cache extract synth && fsar-cache eval --run {name} --target synth-far",
+        ),
         ("a head without training", "fsar-cache run --recipe otam"),
         ("your own videos", "fsar-cache extract folder:PATH --weights timm:resnet18.a1_in1k"),
     ):
