@@ -43,7 +43,7 @@ report: $(READY)  ## [RUN=name]: write the report page of a run again
 	@$(FSAR) report $(RUN)
 
 bench: $(READY)  ## measure speed ratios on this machine; figures go to bench/results
-	@$(BIN)/python -m bench
+	@$(BIN)/python bench/run.py
 
 test: $(READY)  ## lint, types, import layers and the whole test suite
 	$(BIN)/ruff check
