@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    code = "from pipeline.cli import main; main()"
+    code = "import sys; from pipeline.cli import main; sys.exit(main())"
     rounds = [
         (seconds(sys.executable, "-c", "pass"), seconds(sys.executable, "-c", code, "--help"))
         for _ in range(args.rounds)

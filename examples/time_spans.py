@@ -1,0 +1,63 @@
+"""Make a csv dataset of time spans: every video of a folder becomes a class, every stretch of a few seconds a clip.
+
+    python examples/time_spans.py FOLDER spans.csv
+    fsar-cache extract csv:spans.csv --max-failures 0.1
+    fsar-cache eval --head protonet --target csv:spans.csv --shot 1
+
+Long recordings with one action each turn into a few-shot dataset this way, without cutting a file. A file that can't be opened is
+listed as one whole clip of the class "unreadable": extraction records it, with its reason, in the table of failures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+from extract.probe import DecodeError, probe
+
+SUFFIXES = {".mp4", ".mkv", ".webm", ".avi", ".mov"}
+FIELDS = ("id", "class", "path", "start", "end")
+
+
+def spans(file: Path, most: int, longest: float) -> list[dict[str, object]]:
+    """At most `most` equal stretches of one video, none over `longest` seconds; none for a video with fewer than 8 frames a stretch."""
+    try:
+        seen = probe(file)
+    except DecodeError:
+        return [{"id": file.stem, "class": "unreadable", "path": file.resolve(), "start": "", "end": ""}]
+    if seen.packets < 8 * most:
+        return []
+    length = min(seen.duration / most, longest)
+    starts = [i * (seen.duration - length) / (most - 1) for i in range(most)]
+    return [
+        {
+            "id": f"{file.stem}-{i}",
+            "class": file.stem,
+            "path": file.resolve(),
+            "start": round(s, 3),
+            "end": round(s + length, 3),
+        }
+        for i, s in enumerate(starts)
+    ]
+
+
+def write(folder: Path, target: Path, most: int = 4, longest: float = 2.0) -> int:
+    """Write the list of all videos in `folder`; returns how many clips it has."""
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    rows = [row for file in files for row in spans(file, most, longest)]
+    with target.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return len(rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--most", type=int, default=4, help="clips per video")
+    parser.add_argument("--longest", type=float, default=2.0, help="seconds per clip")
+    args = parser.parse_args()
+    print(f"{write(args.folder, args.list, args.most, args.longest)} clips in {args.list}")
