@@ -312,7 +312,12 @@ def _check_stores(fsar: Any, tmp_path: Path, recipe: Path) -> None:
 def test_make_targets_pass_their_variables_on() -> None:
     def make(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["make", "-n", "-o", ".venv/.ready", *words], cwd=ROOT, capture_output=True, text=True, check=False
+            ["make", "-n", "-o", ".venv/.ready", *words],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     for words, command in (
