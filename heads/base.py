@@ -87,6 +87,8 @@ class Head(nn.Module):
     Config: ClassVar[type[Any]]
     bn_passes: ClassVar[Literal["joint", "separate"]] = "joint"
     """How a backbone in training mode sees an episode: all clips at once, or support, query and unlabelled one after the other."""
+    role_matters: ClassVar[bool] = True
+    """Whether `encode` uses the role; False lets evaluation encode each clip once for both roles."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

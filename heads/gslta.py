@@ -112,6 +112,7 @@ class Gslta(Head):
 
     Config = GsltaConfig
     bn_passes = "separate"
+    role_matters = False
     config: GsltaConfig
 
     def __init__(self, config: GsltaConfig) -> None:

@@ -63,6 +63,7 @@ class Otam(Head):
     """Softly aligned frame sequences, nearest by mean distance to a class's shots."""
 
     Config = OtamConfig
+    role_matters = False
     config: OtamConfig
 
     @property

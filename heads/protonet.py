@@ -53,6 +53,7 @@ class ProtoNet(Head):
     """Nearest class mean over mean-pooled (or frame by frame compared) features."""
 
     Config = ProtoNetConfig
+    role_matters = False
     config: ProtoNetConfig
 
     def __init__(self, config: ProtoNetConfig) -> None:

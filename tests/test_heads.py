@@ -12,7 +12,7 @@ from head_episodes import DIM, FRAMES, IDS, VARIANTS, WAY, episodes, logits, mak
 from torch.nn import functional as F
 
 from fsar_cache.errors import UsageError
-from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Task
+from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Role, Task
 
 every_variant = pytest.mark.parametrize(("name", "config"), VARIANTS, ids=IDS)
 every_head = pytest.mark.parametrize("name", HEADS.names())
@@ -76,6 +76,16 @@ def test_encoding_a_clip_does_not_depend_on_the_others(name: str, config: dict[s
         assert len(code) == len(x)
         alone = torch.cat([head.encode({"features": x[i : i + 1]}, "support")[key] for i in range(len(x))])
         torch.testing.assert_close(code, alone, rtol=1e-5, atol=1e-6)
+
+
+@every_variant
+def test_a_head_whose_role_does_not_matter_encodes_the_same_in_every_role(name: str, config: dict[str, Any]) -> None:
+    head, clips = make(name, **config).eval(), {"features": episodes().support["features"].flatten(0, 1)}
+    assert Head.role_matters
+    assert not head.role_matters
+    roles: tuple[Role, ...] = ("support", "query", "unlabelled")
+    codes = [head.encode(clips, role) for role in roles]
+    assert all(torch.equal(code[key], codes[0][key]) for code in codes for key in codes[0])
 
 
 @every_variant
