@@ -1,1 +1,21 @@
-"""Few-shot heads: one file per method, encode then match."""
+"""Few-shot heads: one file per method, encode then match; `examples/one_head.py` shows the use of one alone."""
+
+from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, HeadOutput, Task
+from heads.gslta import Gslta, GsltaConfig
+from heads.otam import Otam, OtamConfig
+from heads.protonet import ProtoNet, ProtoNetConfig
+
+__all__ = [
+    "HEADS",
+    "EpisodeBatch",
+    "EpisodeShape",
+    "Gslta",
+    "GsltaConfig",
+    "Head",
+    "HeadOutput",
+    "Otam",
+    "OtamConfig",
+    "ProtoNet",
+    "ProtoNetConfig",
+    "Task",
+]

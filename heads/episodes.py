@@ -60,11 +60,12 @@ def require_pair(head: Head, support: Tensor, query: Tensor, *, same_frames: boo
 
 
 def finite(head: Head, logits: Tensor) -> Tensor:
-    """`logits`, or a UsageError if NaN or infinite values came in."""
+    """`logits`, or a UsageError if some are NaN or infinite; features were checked by `Head.check` before, so they are not to blame."""
     if not bool(torch.isfinite(logits).all()):
         raise UsageError(
-            f"{type(head).__name__} got features with NaN or infinite values",
-            hint="check the store: fsar-cache store verify",
+            f"{type(head).__name__}'s logits are not finite (training diverged?)",
+            hint="the clips went in finite but their codes are not, or too large: train with a smaller learning rate, "
+            "or use an earlier checkpoint",
         )
     return logits
 

@@ -8,7 +8,7 @@ Euclidean) distances, with a zero row before and after the first sequence as one
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -22,13 +22,19 @@ from heads.episodes import averaging, finite, require_pair, train_matching
 VARIANTS = ("otam", "soft_dtw")
 COMBINATIONS = ("sum", "mean")
 FRAME_METRICS = ("cosine", "squared_euclidean")
+SETTINGS_OF = {
+    "otam": ("otam_lambda", "single_direction", "last_column", "combination", "cosine_epsilon"),
+    "soft_dtw": ("gamma", "frame_metric", "zero_rows"),
+}
+"""The settings that only one variant reads."""
 
 
 @dataclass(frozen=True)
 class OtamConfig:
     """variant otam: otam_lambda (smoothing), single_direction, last_column, combination of the two directions, cosine_epsilon.
 
-    variant soft_dtw: gamma (smoothing), frame_metric, zero_rows.
+    variant soft_dtw: gamma (smoothing), frame_metric, zero_rows. A setting that would do nothing is refused: one of the other variant, or
+    a combination of directions where there is only one.
     """
 
     variant: str = "otam"
@@ -55,6 +61,22 @@ class OtamConfig:
             raise UsageError(
                 "otam needs otam_lambda > 0, gamma > 0, cosine_epsilon >= 0 and tasks_per_batch >= 1, got "
                 f"{self.otam_lambda}, {self.gamma}, {self.cosine_epsilon}, {self.tasks_per_batch}"
+            )
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        for variant, names in SETTINGS_OF.items():
+            idle = [name for name in names if variant != self.variant and getattr(self, name) != defaults[name]]
+            if idle:
+                raise UsageError(
+                    f"otam {' and '.join(idle)} would do nothing: only variant {variant!r} reads it, this is {self.variant!r}",
+                    hint=f"leave it out, or set variant = {variant!r}",
+                )
+        if self.single_direction and self.combination != "sum":
+            raise UsageError(
+                f"otam combination = {self.combination!r} would do nothing with single_direction: there is no second direction",
+                hint="leave out one of the two",
             )
 
 
@@ -90,7 +112,7 @@ class Otam(Head):
         config = self.config
         if config.variant == "otam":
             total = otam_both(table, config.otam_lambda, single=config.single_direction, last_column=config.last_column)
-            return total / 2 if config.combination == "mean" and not config.single_direction else total
+            return total / 2 if config.combination == "mean" else total
         if not config.zero_rows:
             return soft_dtw(table, config.gamma)
         return (soft_dtw_padded(table, config.gamma) + soft_dtw_padded(table.transpose(-1, -2), config.gamma)) / 2

@@ -1,8 +1,9 @@
 """Golden parity: python tests/parity.py CASE_DIR...
 
 Builds the method that each case names, loads the drawn weights under the published keys, feeds the inputs and prints the worst ratio of
-every expected output, |got - want| / (atol + rtol |want|). A folder without case.json stands for all cases below it. Exit codes: 0 all
-ratios are at most 1, 4 some are not, 2 wrong usage, 3 a case is not there.
+every expected output, |got - want| / (atol + rtol |want|). A folder without case.json stands for all cases below it. A case that can't
+be read or run gets a line that says why, and the others go on. Exit codes: 0 all ratios are at most 1, 4 some are not or a case can't be
+run, 3 nothing worse than cases that are missing or unreadable, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -71,6 +72,32 @@ def ratios(folder: Path) -> dict[str, float]:
     return mismatch(case, answers(case))
 
 
+def failure(error: Exception) -> str:
+    """What went wrong, in one line."""
+    text = error.message if isinstance(error, FsarError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:300]
+
+
+def judge(folder: Path) -> int:
+    """Print the lines of one case; returns 0, 3 if it can't be read, 4 if it can't be run or an output is off."""
+    name = f"{folder.parent.name}/{folder.name}"
+    try:
+        case = load(folder)
+    except Exception as error:  # noqa: BLE001 - a damaged case can fail in any way, and must not stop the others
+        print(f"{name}  ERROR  unreadable: {failure(error)}")
+        return 3
+    try:
+        table = mismatch(case, answers(case))
+    except Exception as error:  # noqa: BLE001 - so can a case that asks for what is not there
+        print(f"{name}  ERROR  {failure(error)}")
+        return 4
+    for output, ratio in table.items():
+        print(f"{name}  {output}  {ratio:.3g}  {'ok' if ratio <= 1 else 'FAIL'}")
+    if not table:
+        print(f"{name}  ERROR  no expected outputs")
+    return 0 if table and all(ratio <= 1 for ratio in table.values()) else 4
+
+
 def cases(folders: list[Path]) -> list[Path]:
     """The case folders at or below the given ones."""
     found = []
@@ -87,20 +114,17 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__, file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
-    try:
-        folders = cases([Path(text) for text in arguments])
-        failed = 0
-        for folder in folders:
-            table = ratios(folder)
-            for output, ratio in table.items():
-                verdict = "ok" if ratio <= 1 else "FAIL"
-                print(f"{folder.parent.name}/{folder.name}  {output}  {ratio:.3g}  {verdict}")
-            failed += any(not ratio <= 1 for ratio in table.values())
-    except FsarError as error:
-        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        return error.exit_code
-    print(f"{len(folders) - failed} of {len(folders)} cases agree")
-    return 4 if failed else 0
+    codes = []
+    for text in arguments:
+        try:
+            found = cases([Path(text)])
+        except MissingError as error:
+            print(f"{text}  ERROR  {failure(error)}")
+            codes.append(3)
+        else:
+            codes += [judge(folder) for folder in found]
+    print(f"{codes.count(0)} of {len(codes)} cases agree")
+    return max(codes)
 
 
 if __name__ == "__main__":

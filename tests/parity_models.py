@@ -1,7 +1,8 @@
 """How a golden case of each method is run: a head from its config and drawn weights, its inputs through it, out come all values it has.
 
-A runner returns full tensors under the names that golden outputs use ("logits", "loss/meta", "grad/KEY", "grad_in/NAME", "sfme/query");
-parity.py slices them as the case says. The clips of a case carry no episode axis: E = 1 is added here and removed again.
+A runner returns full tensors under the names that golden outputs use ("logits", "loss/meta", "grad/KEY", "grad_in/NAME", "sfme/query"),
+where KEY is the published key of a weight, as the case has it; parity.py slices them as the case says.
+The clips of a case carry no episode axis: E = 1 is added here and removed again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from heads.alignment import otam, otam_both, soft_dtw, soft_dtw_padded
 from heads.base import HEADS, EpisodeBatch, Head, HeadOutput, Task
 from heads.episodes import averaging, class_means
 from heads.gslta import Gslta
-from heads.otam import Otam
+from heads.otam import SETTINGS_OF, Otam
 from heads.published import load_published
 
 Values = dict[str, Tensor]
@@ -46,15 +47,17 @@ SPELLINGS = {
 }
 
 
-def build(case: Case, **derived: Any) -> Head:
-    """The case's head: settings by name from its config, `derived` ones on top, in the case's mode."""
+def build(case: Case, idle: Iterable[str] = (), **derived: Any) -> Head:
+    """The case's head: settings by name from its config but for `idle` ones, `derived` ones on top, in the case's mode."""
     kind = HEADS.get(case.method)
     known = {field.name for field in dataclasses.fields(kind.Config)}
     named = {SPELLINGS[case.method].get(key, key): value for key, value in case.config.items()}
+    known -= set(idle)
     strange = sorted(named.keys() - known - TOLD_ELSEWHERE)
     if strange:
         print(f"note: {case.path}: config entries without effect here: {', '.join(strange)}", file=sys.stderr)
-    head = kind(kind.Config(**{k: v for k, v in named.items() if k in known} | derived))
+    settings = {name: value for name, value in (named | derived).items() if name in known}
+    head = kind(kind.Config(**settings))
     return head.train(case.mode == "train")
 
 
@@ -92,8 +95,25 @@ def gradients(total: Tensor, leaves: Values, prefix: str) -> Values:
     }
 
 
-def matching(case: Case, head: Head, given: Values) -> Values:
-    """A head without parameters of its own (or hardly any): logits, and in training the loss and its gradients to the features."""
+def all_gradients(total: Tensor, features: Values, learnt: Values) -> Values:
+    """Gradients to the inputs, in both spellings of their outputs, and to weights {published key: parameter}."""
+    inner = gradients(total, features, "")
+    spelt = {prefix + name: grad for name, grad in inner.items() for prefix in ("grad_in/", "grad/in/")}
+    return spelt | gradients(total, learnt, "grad/")
+
+
+def losses(out: HeadOutput) -> Values:
+    """Every loss by name, as the head gives it (divided by tasks per batch where it does so), and their weighted sum."""
+    each = {prefix + name: value for name, (value, _) in out.losses.items() for prefix in ("loss/", "loss_")}
+    return each | {"loss/total": out.loss, "loss_total": out.loss, "total": out.loss}
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(-1) == labels).float().mean()
+
+
+def matching(case: Case, head: Head, given: Values, learnt: Values | None = None) -> Values:
+    """A head that is trained by matching alone: logits, and in training losses and gradients; "loss" is not divided by tasks per batch."""
     task = Task(way(case), given["support_labels"][None])
     if case.mode == "eval":
         support, query = encoded(head, given["support"], "support"), encoded(head, given["query"], "query")
@@ -102,20 +122,26 @@ def matching(case: Case, head: Head, given: Values) -> Values:
     labels = given["query_labels"][None]
     classes = torch.zeros_like(task.support_labels), torch.zeros_like(labels)
     batch = EpisodeBatch(task, clips(features["support"]), clips(features["query"]), labels, *classes)
-    out, tasks = head(batch, 1), int(case.config.get("tasks_per_batch", 1))
-    values = {"logits": out.logits[0], "loss": out.loss * tasks, "total": out.loss, "loss/total": out.loss}
-    values |= gradients(out.loss, features, "grad/in/") | gradients(out.loss, features, "grad_in/")
-    return values | gradients(out.loss, dict(head.named_parameters()), "grad/")
+    out = head(batch, 1)
+    values = {"logits": out.logits[0], "loss": out.loss * head.config.tasks_per_batch, **losses(out)}
+    values["accuracy"] = accuracy(values["logits"], given["query_labels"])
+    return values | all_gradients(out.loss, features, learnt or {})
 
 
 def run_protonet(case: Case) -> Values:
-    norm = {key: value for key, value in case.weights.items() if ".norm_layer." in f".{key}"}
-    wanted = norm or case.config.get("layer_norm") or case.config.get("dist_norm")
+    norm = {key: "norm_layer." + key.rsplit(".", 1)[-1] for key in case.weights if ".norm_layer." in f".{key}"}
+    wanted = case.config.get(
+        "layer_norm", case.config.get("dist_norm", bool(norm))
+    )  # off, published weights are there but unused
     head = build(case, layer_norm=way(case) if wanted else 0)
-    if norm:
-        head.load_state_dict({"norm_layer." + key.rsplit(".", 1)[-1]: value for key, value in tensors(norm).items()})
+    learnt: Values = {}
+    if wanted:
+        if norm:
+            head.load_state_dict({name: torch.from_numpy(case.weights[key]) for key, name in norm.items()})
+        names = norm or {f"protypicalNet.norm_layer.{leaf}": f"norm_layer.{leaf}" for leaf in ("weight", "bias")}
+        learnt = {key: head.get_parameter(name) for key, name in names.items()}
     given = tensors(case.inputs)
-    values = matching(case, head, given)
+    values = matching(case, head, given, learnt)
     average = averaging(Task(way(case), given["support_labels"][None]), given["support"][None])
     return values | {"prototype": class_means(given["support"].detach().mean(1)[None], average)[0]}
 
@@ -123,10 +149,14 @@ def run_protonet(case: Case) -> Values:
 def run_otam(case: Case) -> Values:
     if any(name.startswith("dists") for name in case.inputs):
         return run_recursion(case)
-    metric = str(case.config.get("frame_metric", "cosine"))
-    head = build(
-        case, single_direction=single(case.config), frame_metric="cosine" if metric == "cosine" else "squared_euclidean"
-    )
+    config, metric = case.config, str(case.config.get("frame_metric", "cosine"))
+    idle = {
+        name for variant, names in SETTINGS_OF.items() if variant != config.get("variant", "otam") for name in names
+    }
+    if single(config):
+        idle.add("combination")
+    metric = {"euclidean": "squared_euclidean"}.get(metric, metric)
+    head = build(case, idle, single_direction=single(config), frame_metric=metric)
     assert isinstance(head, Otam)
     given = tensors(case.inputs)
     table = head.frame_distances(given["query"][None], given["support"][None])[0]
@@ -177,7 +207,7 @@ def run_gslta(case: Case) -> Values:
         case,
         sub_seq_num=sub[0],
         sub_seq_len=sub[1],
-        teacher_on_resume="keep" if config.get("teacher", "given") == "given" else "copy",
+        teacher_on_resume="keep" if teacher_given(case) else "copy",
         otam_directions=1 if single(config) else 2,
         out_dropout=0.0,
         ff_dropout=0.0,
@@ -199,7 +229,12 @@ def run_gslta(case: Case) -> Values:
     }
     if backbone is not None:
         learnt |= {rest.prefix + name: p for name, p in trunk(backbone).named_parameters()}
-    return values | gradients(out.loss, learnt, "grad/") | gradients(out.loss, leaves, "grad_in/")
+    return values | all_gradients(out.loss, leaves, learnt)
+
+
+def teacher_given(case: Case) -> bool:
+    """Whether the teacher starts with the case's own weights (unless told otherwise), or as a copy of the student."""
+    return bool(case.config.get("teacher", "given") == "given")
 
 
 def _scaling(divided: Iterable[str] | None, named: str) -> str:
@@ -233,7 +268,7 @@ def _pooled(backbone: Backbone | None, x: Tensor, frames: int) -> Tensor:
 def _train_gslta(case: Case, head: Gslta, given: Values, features: Values, values: Values) -> HeadOutput:
     """One training iteration before its backward pass: forward and the teacher's move; adds to `values`."""
     step = int(case.config.get("iteration", 1))
-    head.teacher_started = case.config.get("teacher") == "given"
+    head.teacher_started = teacher_given(case)
     names = head.published_layout().names
     before = {names[k]: v.clone() for k, v in head.state_dict().items() if k.startswith("teacher.")}
     draws = {name: given[name][None] for name in ("sub_query", "cross_partner") if name in given}
@@ -248,8 +283,8 @@ def _train_gslta(case: Case, head: Gslta, given: Values, features: Values, value
     )
     out = head(batch, step)
     head.after_forward(step)
-    values |= {"logits": out.logits[0], "class_logits": out.shows["class_logits"][0], "loss/total": out.loss}
-    values |= {f"loss/{name}": value for name, (value, _) in out.losses.items()}
+    values |= {"logits": out.logits[0], "class_logits": out.shows["class_logits"][0], "loss": out.loss, **losses(out)}
+    values["accuracy"] = accuracy(values["logits"], given["query_labels"])
     values |= {f"sfme/{name}": out.shows[f"mixed_{name}"][0] for name in ("support", "query")}
     moved = 1 - head.config.ema_momentum
     after = {names[k]: v for k, v in head.state_dict().items() if k.startswith("teacher.")}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,10 @@ from head_episodes import DIM, FRAMES, IDS, VARIANTS, WAY, episodes, logits, mak
 from torch.nn import functional as F
 
 from fsar_cache.errors import UsageError
+from heads import Gslta, GsltaConfig, Otam, OtamConfig, ProtoNet, ProtoNetConfig
 from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Role, Task
+
+ROOT = Path(__file__).resolve().parent.parent
 
 every_variant = pytest.mark.parametrize(("name", "config"), VARIANTS, ids=IDS)
 every_head = pytest.mark.parametrize("name", HEADS.names())
@@ -24,8 +30,9 @@ def test_all_heads_have_variants_here() -> None:
 
 @every_variant
 def test_a_batch_equals_its_episodes(name: str, config: dict[str, Any]) -> None:
-    batch = episodes(count=3)
+    batch = episodes(count=3, shots=(1, 3, 2))
     head = make(name, **config)
+    assert len(batch.task.support_labels.unique(dim=0)) > 1  # labels are shuffled differently in each episode
     together = logits(head, batch)
     alone = torch.cat([logits(head, one(batch, e)) for e in range(3)])
     assert together.shape == (3, 6, WAY)
@@ -34,7 +41,7 @@ def test_a_batch_equals_its_episodes(name: str, config: dict[str, Any]) -> None:
 
 @every_variant
 def test_losses_and_gradients_of_a_batch_are_sums_over_its_episodes(name: str, config: dict[str, Any]) -> None:
-    def gradient(parts: list[EpisodeBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+    def gradient(parts: list[EpisodeBatch]) -> tuple[torch.Tensor, ...]:
         head = make(name, **config).train()
         totals, grads = torch.zeros(()), []
         for part in parts:
@@ -43,9 +50,11 @@ def test_losses_and_gradients_of_a_batch_are_sums_over_its_episodes(name: str, c
             loss.backward()
             totals = totals + loss.detach()
             grads.append(x.grad)
-        return totals, torch.cat(grads)
+        learnt = [p.grad for p in head.parameters() if p.grad is not None]
+        assert (len(learnt) > 0) == (name == "gslta" or "layer_norm" in config)
+        return totals, torch.cat(grads), *learnt
 
-    batch = episodes(count=3)
+    batch = episodes(count=3, shots=(1, 3, 2))
     for got, want in zip(gradient([batch]), gradient([one(batch, e) for e in range(3)]), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
@@ -207,6 +216,14 @@ BAD: dict[str, tuple[EpisodeBatch, str]] = {
         changed(BATCH, support_labels=LABELS.clamp(max=1)),
         "class 2 of episode 0 has no support",
     ),
+    "way above the labels": (
+        replace(BATCH, task=Task(WAY + 1, LABELS, BATCH.task.draws)),
+        "class 3 of episode 0 has no support clip .way 4",
+    ),
+    "way below the labels": (
+        replace(BATCH, task=Task(WAY - 1, LABELS, BATCH.task.draws)),
+        r"support labels .* 0\.\.1, got 0\.\.2",
+    ),
     "query label too high": (changed(BATCH, query_labels=BATCH.query_labels + 1), "query labels"),
     "query labels of another length": (changed(BATCH, query_labels=BATCH.query_labels[:, 1:]), "query labels"),
     "NaN in the support": (spoilt(BATCH, "support", float("nan")), "support features with NaN"),
@@ -233,8 +250,28 @@ def test_nan_that_slipped_past_encoding_is_refused_by_match(name: str) -> None:
     head: Head = make(name)
     code = BATCH.support["features"].clone()
     code[0, 0] = float("nan")
-    with pytest.raises(UsageError, match="NaN"):
+    with pytest.raises(UsageError, match=r"logits are not finite \(training diverged\?\)"):
         head.match({"frames": code[:, :, :1]}, {"frames": BATCH.query["features"][:, :, :1]}, BATCH.task)
+
+
+@every_head
+def test_nan_in_features_points_at_the_store(name: str) -> None:
+    for batch in (spoilt(BATCH, "support", float("nan")), spoilt(BATCH, "query", float("inf"))):
+        with pytest.raises(UsageError, match="with NaN or infinite values") as caught:
+            make(name)(batch, 1)
+        assert "store verify" in (caught.value.hint or "")
+
+
+def test_weights_that_diverged_do_not_point_at_the_store() -> None:
+    head = make("gslta")
+    assert isinstance(head, Gslta)
+    with torch.no_grad():
+        head.student.layers[0].narrow.weight.fill_(float("nan"))
+    for run in (lambda: head.train()(BATCH, 1), lambda: logits(head, BATCH)):
+        with pytest.raises(UsageError, match="logits are not finite") as caught:
+            run()
+        assert "store" not in f"{caught.value.message} {caught.value.hint}"
+        assert "learning rate" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +282,12 @@ def test_nan_that_slipped_past_encoding_is_refused_by_match(name: str) -> None:
         ("protonet", {"layer_norm": 5}, "cosine_timewise"),
         ("otam", {"last_column": "three"}, "three_term"),
         ("otam", {"otam_lambda": 0.0}, "otam_lambda > 0"),
+        ("otam", {"frame_metric": "squared_euclidean"}, "frame_metric would do nothing: only variant 'soft_dtw'"),
+        ("otam", {"gamma": 0.2, "zero_rows": False}, "gamma and zero_rows would do nothing"),
+        ("otam", {"variant": "soft_dtw", "single_direction": True}, "single_direction would do nothing: only variant"),
+        ("otam", {"variant": "soft_dtw", "otam_lambda": 0.5}, "otam_lambda would do nothing"),
+        ("otam", {"variant": "soft_dtw", "last_column": "two_term"}, "last_column would do nothing"),
+        ("otam", {"combination": "mean", "single_direction": True}, "combination = 'mean' would do nothing"),
         ("gslta", {"otam_directions": 3}, "1 or 2"),
         ("gslta", {"sfme_index": "puplished"}, "unknown gslta sfme_index"),
         ("gslta", {"depth": 0}, "depth must be at least 1"),
@@ -265,3 +308,26 @@ def test_layer_norm_fixes_the_way() -> None:
 def test_heads_without_choices_draw_nothing(name: str) -> None:
     shape = EpisodeShape(3, 2, 2, 0, FRAMES, np.arange(3).repeat(2))
     assert make(name).draw(shape, np.random.default_rng(0)) == {}
+
+
+def test_heads_are_imported_by_their_names() -> None:
+    for name, kind, config in (
+        ("protonet", ProtoNet, ProtoNetConfig),
+        ("otam", Otam, OtamConfig),
+        ("gslta", Gslta, GsltaConfig),
+    ):
+        assert HEADS.get(name) is kind
+        assert kind.Config is config
+
+
+def test_the_example_of_one_head_runs() -> None:
+    """In a process of its own, which imports nothing before `heads`: all heads do well on clear features, and training lowers the loss."""
+    script = ROOT / "examples" / "one_head.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = dict(line.split(" accuracy ") for line in done.stdout.splitlines() if " accuracy " in line)
+    assert scores.keys() == {"ProtoNet", "Otam", "Gslta"}
+    assert all(float(score) > 0.6 for score in scores.values())
+    losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("iteration")]
+    assert len(losses) == 16
+    assert losses[-1] < losses[0] / 1.5
