@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from extract.decode_pyav import decode_pyav
-from extract.decoders import DECODERS, Choose, Decoded, Span, chosen
+from extract.decoders import DECODERS, Choose, Decoded, Span, chosen, usable
 from extract.probe import DecodeError, Probe, probe
-from fsar_cache.errors import MissingError
 
 AUTO_HINT = "use --decoder auto"
 NO_REPEATS = 1e-9
@@ -37,7 +36,7 @@ def decode_decord(path: Path, choose: Choose, span: Span) -> Decoded:
         raise DecodeError(f"{path.name}: decord gave up: {line.rpartition(': ')[2]}") from error
     if not np.array_equal(first, decode_pyav(path, lambda n: np.zeros(1, np.int64), Span()).frames[0]):
         raise DecodeError(f"{path.name}: decord is not exact on this file: its first picture differs", hint=AUTO_HINT)
-    return Decoded(np.stack(frames), len(seen.pts), seen.claimed, 0, seen.duration, "decord")
+    return Decoded(np.stack(frames), len(seen.pts), seen.claimed, 0, seen.duration)
 
 
 def _doubts(seen: Probe) -> Iterator[str]:
@@ -54,11 +53,8 @@ def _doubts(seen: Probe) -> Iterator[str]:
 
 
 def _decord() -> Any:
-    try:
-        import decord
-    except (ImportError, OSError, RuntimeError) as error:
-        raise MissingError(
-            f"decord can't be imported: {error}", hint="pip install decord, or use --decoder pyav"
-        ) from error
+    usable("decord")
+    import decord
+
     decord.logging.set_level(decord.logging.QUIET)
     return decord

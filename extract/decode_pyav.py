@@ -15,7 +15,7 @@ from av.sidedata.sidedata import SideData
 from numpy.typing import NDArray
 
 from extract.decoders import DECODERS, Choose, Decoded, Span, chosen
-from extract.probe import DecodeError, Probe, open_video, reason, scan, seconds
+from extract.probe import DecodeError, Probe, open_video, reason, remembered, scan, seconds
 
 Picture = NDArray[np.uint8]
 
@@ -25,10 +25,12 @@ def decode_pyav(path: Path, choose: Choose, span: Span) -> Decoded:
     """Decode with PyAV; exact on every file that decodes sequentially."""
     container, stream = open_video(path)
     with container:
-        probe = scan(path, container, stream)
+        probe = remembered(path, lambda: scan(path, container, stream))
         made = None if probe.odd else _by_index(container, stream, probe, choose, span)
     try:
         return made or _sequentially(probe, choose, span)
+    except MemoryError:
+        raise  # PyAV's is an FFmpegError too
     except (av.error.FFmpegError, OSError) as error:
         raise DecodeError(f"{path.name}: {reason(error)}") from error
 
@@ -47,6 +49,8 @@ def _by_index(
             if run is None:
                 return None
             kept |= run
+    except MemoryError:
+        raise
     except (av.error.FFmpegError, OSError):
         return None
     return _decoded([kept[int(p)] for p in picked], probe, len(probe.pts), 0)
@@ -99,9 +103,14 @@ def _sequentially(probe: Probe, choose: Choose, span: Span) -> Decoded:
 def _picked(stamps: list[int | None], probe: Probe, choose: Choose, span: Span) -> list[int]:
     """Positions of the wanted frames among frames with these time stamps; where one is missing, the frame rate gives the times."""
     known = np.array(sorted(p for p in stamps if p is not None), np.int64)
-    times = (
-        seconds(known, probe.time_base) if len(known) == len(stamps) else np.arange(len(stamps)) / (probe.rate or 1.0)
-    )
+    if len(known) == len(stamps):
+        times = seconds(known, probe.time_base)
+    elif probe.rate > 0:
+        times = np.arange(len(stamps)) / probe.rate
+    elif span == Span():
+        times = np.arange(len(stamps), dtype=np.float64)  # in order is all that matters
+    else:
+        raise DecodeError(f"{probe.path.name}: has no times to cut by: frames without time stamps and no frame rate")
     made: list[int] = chosen(choose, span.positions(times, probe.path.name)).tolist()
     return made
 
@@ -133,6 +142,8 @@ def _every_frame(container: InputContainer, stream: av.VideoStream, name: str) -
     for number in itertools.count(1):
         try:
             packet = next(packets, None)
+        except MemoryError:
+            raise
         except (av.error.FFmpegError, OSError):
             packet = None  # unreadable from here on, as in a truncated file: only what the decoder still holds remains
         last = packet is None or not packet.size
@@ -140,6 +151,8 @@ def _every_frame(container: InputContainer, stream: av.VideoStream, name: str) -
             frames = stream.codec_context.decode(None if last else packet)
         except av.error.EOFError:
             return
+        except MemoryError:
+            raise
         except av.error.FFmpegError:
             refused = refused or number * begun
             yield None
@@ -172,4 +185,4 @@ def _decoded(pictures: list[Picture], probe: Probe, decoded: int, damage: int) -
     sizes = sorted({p.shape for p in pictures})
     if len(sizes) > 1:
         raise DecodeError(f"{probe.path.name}: the picture size changes from {sizes[0][1::-1]} to {sizes[-1][1::-1]}")
-    return Decoded(np.stack(pictures), decoded, probe.claimed, damage, probe.duration, "pyav")
+    return Decoded(np.stack(pictures), decoded, probe.claimed, damage, probe.duration)

@@ -6,6 +6,7 @@ decoder is used changes the time it takes and nothing else: a decoder refuses fi
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.probe import DecodeError, Ints, Seconds
+from fsar_cache.errors import MissingError
 from fsar_cache.registry import Registry
 
 PIXELS: dict[str, Any] = {"contract": "sequential-rgb24-rotated", "version": 1}
@@ -52,7 +54,7 @@ class Decoded:
 
     frames: uint8 [T, H, W, 3], RGB, upright. decoded: frames in the whole file, counted by decoding where its packets don't tell;
     claimed: frames its container claims (-1: it doesn't say); corrupt: damaged frames and refused packets among what was decoded;
-    duration: seconds of the file (-1: unknown); decoder: who decoded.
+    duration: seconds of the file (-1: unknown).
     """
 
     frames: NDArray[np.uint8]
@@ -60,12 +62,30 @@ class Decoded:
     claimed: int
     corrupt: int
     duration: float
-    decoder: str
 
 
 Decoder = Callable[[Path, Choose, Span], Decoded]
 DECODERS: Registry[Decoder] = Registry("decoder", ("extract.decode_pyav", "extract.decode_decord"))
 """name -> decode(path, choose, span)."""
+AUTO = "pyav"
+"""What "auto" means. PyAV with our index is exact on every kind of file tested, sees damage, and holds against what decodes as
+exactly (bench/bench_decode.py)."""
+PACKAGES = {"pyav": "av", "decord": "decord"}
+"""decoder -> the package that it needs."""
+
+
+def usable(decoder: str) -> str:
+    """The registered name that `decoder` stands for ("auto": `AUTO`); UsageError where there is none, MissingError without its package."""
+    name = AUTO if decoder == "auto" else decoder
+    DECODERS.get(name)
+    try:
+        importlib.import_module(PACKAGES.get(name, "av"))
+    except (ImportError, OSError, RuntimeError) as error:
+        package = PACKAGES[name]
+        raise MissingError(
+            f"{package} can't be imported: {error}", hint=f"pip install {package}, or use --decoder auto"
+        ) from error
+    return name
 
 
 def decode(
@@ -85,10 +105,6 @@ def decode(
     """
     span = Span(start, end)
     return DECODERS.get(AUTO if decoder == "auto" else decoder)(Path(path), choose, span)
-
-
-AUTO = "pyav"
-"""What "auto" means. PyAV with our index is exact on every kind of file tested, sees damage, and was nowhere slower than decord."""
 
 
 def chosen(choose: Choose, inside: Ints) -> Ints:

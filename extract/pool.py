@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Any
 
 from extract.clip import Decoded, Task, decode_clip
-from extract.worker import unpack
-from fsar_cache.errors import MissingError
+from extract.worker import FEWER, unpack
+from fsar_cache.errors import MissingError, SpaceError
 
 DEPTH = 2
 """Tasks a process holds: one in hand, one waiting."""
@@ -91,6 +91,7 @@ class _Process:
             stderr=errors,
             pass_fds=passed,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            process_group=0,  # a terminal's Ctrl-C is for the owner, who ends this process or hangs up on it
         )
         theirs.close()
         ours.send((sys.path, work, limit))
@@ -158,8 +159,9 @@ class DecodePool:
     ) -> Iterator[tuple[int, Decoded | Failure]]:
         """Yield (position of the task, its result or `Failure`) as they finish; at most workers * 2 tasks are taken ahead.
 
-        Ends early once `stop` is set. Raises the FsarError of a task that is wrong in itself (an unknown rule), and MissingError where
-        processes cannot start.
+        Ends early once `stop` is set. Raises the FsarError of a task that is wrong in itself (an unknown rule), MissingError where
+        processes cannot start, and SpaceError where one has no memory or is killed from outside twice over one task: that is the
+        machine's trouble, which says nothing about a clip.
         """
         source = enumerate(tasks)
         again: deque[_Job] = deque()
@@ -232,5 +234,9 @@ class DecodePool:
             job.losses += 1
             if job.losses == 1:
                 again.append(job)
+            elif how == signal.SIGKILL.name:
+                raise SpaceError(
+                    "a decode process was killed twice over one clip, most likely for want of memory", hint=FEWER
+                )
             else:
                 yield job, Failure(slow or f"the decode process died twice over it ({how})")

@@ -7,7 +7,7 @@ stamps can't be trusted to find frame i without decoding everything before it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -91,6 +91,8 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
         if path.stat().st_size == 0:
             raise DecodeError(f"{path.name}: the file is empty")
         container = av.open(f"file:{os.fspath(path)}", metadata_errors="replace")
+    except MemoryError:
+        raise  # PyAV's is an FFmpegError too, and says nothing about the file
     except (av.error.FFmpegError, OSError) as error:
         raise DecodeError(f"{path.name}: not a readable video: {reason(error)}") from error
     stream = container.streams.best("video")
@@ -114,13 +116,30 @@ def reason(error: BaseException) -> str:
 
 
 def probe(path: Path) -> Probe:
-    """Read every packet of `path` once, decode none.
+    """Read every packet of `path`, decode none; a file looked at a moment ago that hasn't changed since is not read again.
 
     Raises DecodeError for a file that is missing, empty, not a video, or has no video packet.
     """
     container, stream = open_video(path)
     with container:
-        return scan(path, container, stream)
+        return remembered(path, lambda: scan(path, container, stream))
+
+
+_SEEN: dict[tuple[Path, int, int], Probe] = {}
+_KEPT = 8
+
+
+def remembered(path: Path, read: Callable[[], Probe]) -> Probe:
+    """The probe of the file from one of the last calls, if its size and time of change are the same; else what `read` gives.
+
+    Many clips may be spans of one long file: each would read all its packets again.
+    """
+    facts = path.stat()
+    key = (path, facts.st_size, facts.st_mtime_ns)
+    _SEEN[key] = seen = _SEEN.pop(key, None) or read()
+    for oldest in list(_SEEN)[:-_KEPT]:
+        _SEEN.pop(oldest, None)
+    return seen
 
 
 def scan(path: Path, container: InputContainer, stream: av.VideoStream) -> Probe:
@@ -169,6 +188,8 @@ def _packets(container: InputContainer, stream: av.VideoStream) -> tuple[list[_S
         for p in container.demux(stream):
             if p.size:
                 seen.append(_Seen(p.pts, p.dts, p.is_keyframe, p.is_discard, p.is_corrupt, p.size))
+    except MemoryError:
+        raise
     except (av.error.FFmpegError, OSError) as error:
         return seen, reason(error)
     return seen, ""

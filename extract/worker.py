@@ -12,6 +12,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
+from extract.probe import DecodeError
 from fsar_cache.errors import FsarError, SpaceError
 from fsar_cache.files import space_guard
 
@@ -67,15 +68,19 @@ def serve(link: Connection, slots: list[int]) -> None:
         return
 
 
-FAILURE = 3
-"""The exit code of the errors that are about one clip (`DecodeError`, a missing file); others are about the whole request."""
+FEWER = "use fewer decode processes: --workers 1"
 
 
 def _answer(work: Any, task: Any, slot: int) -> tuple[Any, ...]:
+    """Only a `DecodeError` is about the clip; every other error of ours is about the request, and want of memory about the machine."""
     try:
         result = work(task)
+    except DecodeError as error:
+        return ("failed", error.message)
     except FsarError as error:
-        return ("failed", error.message) if error.exit_code == FAILURE else ("refused", error)
+        return ("refused", error)
+    except MemoryError:
+        return ("refused", SpaceError("a decode process ran out of memory", hint=FEWER))
     except Exception as error:  # noqa: BLE001 - one bad clip must not end the run; its reason is recorded
         return ("failed", f"unexpected {type(error).__name__}: {error}")
     try:
@@ -83,6 +88,8 @@ def _answer(work: Any, task: Any, slot: int) -> tuple[Any, ...]:
             return ("ok", *pack(result, slot))
     except SpaceError as error:
         return ("refused", error)
+    except MemoryError:
+        return ("refused", SpaceError("a decode process ran out of memory", hint=FEWER))
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from extract.probe import DecodeError
 from fsar_cache.errors import MissingError, UsageError
 
 
@@ -35,6 +36,12 @@ def work(task: tuple[str, Any]) -> Any:
             Path(value).touch()
             os._exit(3)
         return "second time"
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "memory":
+        return bytearray(1 << 60)
+    if what == "bad clip":
+        raise DecodeError(f"no {value}")
     if what == "missing":
         raise MissingError(f"no {value}")
     if what == "usage":

@@ -19,7 +19,7 @@ import pytest
 
 import extract.pool
 from extract.pool import DecodePool, Failure
-from fsar_cache.errors import MissingError, UsageError
+from fsar_cache.errors import MissingError, SpaceError, UsageError
 
 
 def pool(workers: int = 2, time_limit: float = 20.0) -> DecodePool:
@@ -97,7 +97,7 @@ def test_one_slow_task_does_not_hold_up_the_others(shared: DecodePool) -> None:
 
 
 def test_bad_tasks_fail_alone_with_their_reason(shared: DecodePool) -> None:
-    got = run(shared, [("square", 2), ("missing", "file a"), ("bug", None), ("square", 3)])
+    got = run(shared, [("square", 2), ("bad clip", "file a"), ("bug", None), ("square", 3)])
     assert got == {
         0: 4,
         1: Failure("no file a"),
@@ -111,6 +111,38 @@ def test_a_wrong_request_is_raised_as_it_is(shared: DecodePool) -> None:
         run(shared, [("square", 2), ("usage", "this"), ("square", 3)])
     assert caught.value.hint == "not this"
     assert run(shared, [("square", 3)]) == {0: 9}
+    with pytest.raises(MissingError, match="no decoder here"):  # not a matter of one clip either
+        run(shared, [("missing", "decoder here")])
+
+
+@pytest.mark.parametrize("trouble", ["memory", "killed"])
+def test_the_machines_trouble_is_no_failed_clip(trouble: str) -> None:
+    with pool(2) as many, pytest.raises(SpaceError, match="memory") as caught:
+        run(many, [("square", 1), (trouble, None), *[("square", i) for i in range(9)]])
+    assert caught.value.exit_code == 6
+    assert "--workers" in str(caught.value.hint)
+
+
+def test_ctrl_c_while_processes_start_is_for_their_owner_alone(tmp_path: Path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(
+        "import os, signal, sys, threading, time\n"
+        f"sys.path[:] = {sys.path!r}\n"
+        "import pool_work\n"
+        "from extract.pool import DecodePool\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "def press():\n"
+        "    for _ in range(100):\n"
+        "        os.killpg(0, signal.SIGINT)\n"
+        "        time.sleep(0.01)\n"
+        "threading.Thread(target=press, daemon=True).start()\n"
+        "with DecodePool(2, 60.0, work=pool_work.work) as pool:\n"
+        "    print(sorted(pool.map([('square', 2), ('square', 3)])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, start_new_session=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "[(0, 4), (1, 9)]\n"), done.stderr
 
 
 def test_processes_know_no_torch(shared: DecodePool) -> None:
