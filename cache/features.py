@@ -16,11 +16,15 @@ from cache.maps import Maps
 from cache.medium import Array, Finding, Header, Medium
 from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
+from cache.standing import Standing, standing_of
+from cache.table import RowTable
 from cache.writer import Writer
 from fsar_cache.canonical import canonical
 from fsar_cache.errors import IntegrityError, UsageError
 
 Ints = NDArray[np.int64]
+_SHOWN = 10
+"""Damaged clips that `info` lists."""
 
 
 class FeatureStore:
@@ -33,6 +37,7 @@ class FeatureStore:
         self._elements = header.spec.row_bytes // header.dtype.itemsize
         self._lock = threading.Lock()
         self._maps = Maps(medium.array)
+        self._standing: Standing
         self.refresh()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -45,7 +50,7 @@ class FeatureStore:
     def __repr__(self) -> str:
         return (
             f"FeatureStore({str(self.path)!r}, {self.backend}, {len(self._table)} rows of "
-            f"{'x'.join(map(str, self.spec.shape))} {self.spec.dtype}, {len(self._entries)}/{self.blocks} blocks)"
+            f"{'x'.join(map(str, self.spec.shape))} {self.spec.dtype}, {len(self.done)}/{self.blocks} blocks)"
         )
 
     def __enter__(self) -> FeatureStore:
@@ -59,27 +64,20 @@ class FeatureStore:
         self._maps.keep({})
 
     def refresh(self) -> None:
-        """See what other processes added since this store was opened."""
+        """See what other processes added since this store was opened; reads that are under way in other threads stay right."""
         with self._lock:
-            table, entries = self.medium.load_table(), self.medium.ledger().entries
-            self._written, self._ok = np.zeros(len(table), np.bool_), np.zeros(len(table), np.bool_)
-            self._table, self._entries = table, entries
-            for entry in entries.values():
-                self._mark(entry)
-            self._maps.keep(entries)
+            standing = standing_of(self.medium, self.path)
+            self._maps.keep(standing.entries)
+            self._standing = standing
 
     def add_entry(self, entry: Entry) -> None:
         """Take in one block that the writer has just written."""
         with self._lock:
-            self._entries[entry.block] = entry
-            self._mark(entry)
+            self._standing.take(entry)
 
-    def _mark(self, entry: Entry) -> None:
-        first = int(self._table.first[entry.block])
-        self._written[first : first + entry.rows] = True
-        self._ok[first : first + entry.rows] = True
-        for place in entry.failed:
-            self._ok[first + place] = False
+    @property
+    def _table(self) -> RowTable:
+        return self._standing.table
 
     @property
     def spec(self) -> FeatureSpec:
@@ -121,46 +119,47 @@ class FeatureStore:
     @property
     def done(self) -> set[int]:
         """Blocks that are written."""
-        return set(self._entries)
+        return set(self._standing.entries)
 
     def missing(self) -> list[int]:
         """Blocks that are not written, in order."""
-        return [block for block in range(self.blocks) if block not in self._entries]
+        now = self._standing
+        return [block for block in range(len(now.table.sizes)) if block not in now.entries]
 
     @property
     def ok(self) -> NDArray[np.bool_]:
-        """Whether each row has features, bool [rows]: neither failed nor unfinished."""
-        return self._ok.copy()
+        """Whether each row has features, bool [rows]: neither failed, absent nor unfinished."""
+        return self._standing.ok.copy()
 
     def outcome(self, row: int) -> Outcome | None:
         """What became of a row; None while its block is unfinished."""
-        blocks, places = self._table.locate(self._checked([row]))
-        entry = self._entries.get(int(blocks[0]))
-        return entry.outcome(int(places[0])) if entry else None
+        now = self._standing
+        return now.outcome(int(self._checked([row], now)[0]))
 
     def rows_of(self, ids: Iterable[str], view: int = 0) -> Ints:
         """Row number of each clip in one view, int64; -1 for a clip that is no row of this store."""
         return self._table.numbers(ids, view)
 
-    def _checked(self, rows: Any) -> Ints:
+    def _checked(self, rows: Any, now: Standing) -> Ints:
         index = np.asarray(rows)
         if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
             raise UsageError(f"rows must be a list of row numbers, got {index.dtype} of shape {index.shape}")
         index = index.astype(np.int64, copy=False)
-        if index.size and (index.min() < 0 or index.max() >= len(self._table)):
-            wrong = index[(index < 0) | (index >= len(self._table))]
-            raise UsageError(f"the store {self.path} has rows 0..{len(self._table) - 1}, not {wrong[0]}")
+        if index.size and (index.min() < 0 or index.max() >= len(now.table)):
+            wrong = index[(index < 0) | (index >= len(now.table))]
+            raise UsageError(f"the store {self.path} has rows 0..{len(now.table) - 1}, not {wrong[0]}")
         return index
 
-    def _require(self, index: Ints, there: NDArray[np.bool_]) -> None:
+    def _require(self, index: Ints, there: NDArray[np.bool_], now: Standing) -> None:
         """Raise IntegrityError that names the clips of rows `index` that are not `there` (bool [rows])."""
         if there[index].all():
             return
         bad = index[~there[index]]
         shown = []
         for row in bad[:5].tolist():
-            outcome = self.outcome(row)
-            shown.append(f"{self._table.ids[row]!r} ({'unfinished' if outcome is None else outcome.reason})")
+            outcome = now.outcome(row)
+            why = "unfinished" if outcome is None else outcome.reason or outcome.status
+            shown.append(f"{now.table.ids[row]!r} ({why})")
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise IntegrityError(
             f"the store {self.path} has no features of {', '.join(shown)}{more}",
@@ -172,27 +171,29 @@ class FeatureStore:
 
         Raises IntegrityError naming the clips where a row failed or is unfinished, and where a block is missing or torn.
         """
-        index = self._checked(rows)
-        self._require(index, self._ok)
+        now = self._standing
+        index = self._checked(rows, now)
+        self._require(index, now.ok, now)
         out = np.empty((len(index), self._elements), self.dtype)
-        blocks, places = self._table.locate(index)
-        self._maps.gather(self._entries, blocks.tolist(), places.tolist(), out)
+        blocks, places = now.table.locate(index)
+        self._maps.gather(now.entries, blocks.tolist(), places.tolist(), out)
         return out.reshape(-1, *self.spec.shape)
 
     def load(self, rows: Any = None) -> Array:
         """Many rows at once, block by block: a new array [n, *shape].
 
-        rows None: every row of the store, with NaN (0 in integer stores) in failed ones; else as `read`.
+        rows None: every row of the store, with NaN (0 in integer stores) in failed and absent ones; else as `read`.
         """
         if rows is None:
             return self._load_all()
-        index = self._checked(rows)
-        self._require(index, self._ok)
+        now = self._standing
+        index = self._checked(rows, now)
+        self._require(index, now.ok, now)
         out = np.empty((len(index), self._elements), self.dtype)
-        blocks, places = self._table.locate(index)
+        blocks, places = now.table.locate(index)
         order = np.argsort(blocks, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1) if len(order) else ():
-            entry, inside = self._entries[int(blocks[group[0]])], places[group]
+            entry, inside = now.entries[int(blocks[group[0]])], places[group]
             start, end = int(group[0]), int(group[-1]) + 1
             straight = end - start == len(group) and (np.diff(inside) == 1).all()
             if straight and len(group) == entry.rows:
@@ -204,30 +205,37 @@ class FeatureStore:
         return out.reshape(-1, *self.spec.shape)
 
     def _load_all(self) -> Array:
-        self._require(np.arange(len(self._table)), self._written)
-        out = np.empty((len(self._table), *self.spec.shape), self.dtype)
-        for block in range(self.blocks):
-            first, last = self.block_range(block)
-            self.medium.load(self._entries[block], out[first:last])
+        now = self._standing
+        self._require(np.arange(len(now.table)), now.written, now)
+        out = np.empty((len(now.table), *self.spec.shape), self.dtype)
+        for block, first in enumerate(now.table.first.tolist()):
+            entry = now.entries[block]
+            self.medium.load(entry, out[first : first + entry.rows])
         return out
 
     def writer(self) -> Writer:
         """The writer, to be used in a `with` block; UsageError naming the holder where another one is at work."""
         return Writer(self)
 
-    def plan(self, rows: Sequence[Row]) -> None:
-        """Add the rows that the store doesn't have yet as new blocks, and take over labels and partitions; else nothing is written.
+    def require_origins(self, rows: Sequence[Row]) -> None:
+        """Raise IntegrityError where a clip that has features would now be cut from another file or time span; nothing is written."""
+        self._standing.require_origins(rows, self.path)
 
-        Raises UsageError where a clip and view stands twice in `rows` or another writer is at work, IntegrityError where a clip that has
-        features would now be cut from another file or time span.
+    def retry_blocks(self, rows: Sequence[Row], *, failed: bool = False) -> list[int]:
+        """Written blocks to drop and make again, in order, given the rows planned now; to be asked before `plan`, which takes over origins.
+
+        Those with an absent row that is in `rows`, and those with a failed row whose file is there now and is not the one that failed;
+        with `failed` all that have a failed row among `rows`. A block stays where one of `rows` has features and no file any more:
+        those couldn't be made again.
         """
-        if changed := self._table.changed(rows, self._ok):
-            shown = "".join(f"\n  {old.id}: {old.origin} then, {new.origin} now" for old, new in changed[:5])
-            more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
-            raise IntegrityError(
-                f"{self.path} has features of {len(changed)} clips that have changed since:{shown}{more}",
-                hint=f"give the changed clips new ids, or remove the store and extract again: rm -r {self.path}",
-            )
+        return self._standing.retry_blocks(rows, failed)
+
+    def plan(self, rows: Sequence[Row]) -> None:
+        """Add the rows that the store doesn't have yet as new blocks, taking over labels, partitions and origins.
+
+        Raises UsageError where a clip and view stands twice in `rows` or another writer is at work, else as `require_origins`.
+        """
+        self.require_origins(rows)
         table = self.medium.load_table()
         if table.with_rows(rows) is table:
             return
@@ -242,7 +250,7 @@ class FeatureStore:
 
     def entry(self, block: int) -> Entry | None:
         """What the ledger says of a block."""
-        return self._entries.get(block)
+        return self._standing.entries.get(block)
 
     def verify(
         self, blocks: Sequence[int] | None = None, report: Callable[[int, int], None] | None = None
@@ -254,30 +262,39 @@ class FeatureStore:
 
     def info(self) -> dict[str, Any]:
         """Facts for people and scripts, as plain data."""
-        written, fine = int(self._written.sum()), int(self._ok.sum())
-        made = Counter(canonical(entry.provenance) for entry in self._entries.values())
+        now, rows = self._standing, len(self._table)
+        written, damaged = int(now.written.sum()), now.damaged()
+        made = Counter(canonical(entry.provenance) for entry in list(now.entries.values()))
         return {
             "path": str(self.path),
             "dataset": self.dataset,
             "backend": self.backend,
             "fingerprint": self.spec.fingerprint,
             "spec": self.spec.plain(),
-            "rows": len(self._table),
-            "ok": fine,
-            "failed": written - fine,
-            "unfinished": len(self._table) - written,
+            "rows": rows,
+            "ok": int(now.ok.sum()),
+            "failed": int(now.failed.sum()),
+            "absent": int(now.absent.sum()),
+            "unfinished": rows - written,
+            "damaged": len(damaged),
             "blocks": self.blocks,
-            "blocks_done": len(self._entries),
+            "blocks_done": len(now.entries),
             "block_rows": self.block_rows,
             "journalled_blocks": self.medium.journalled(),
             "damaged_ledger_lines": self.medium.ledger().damaged,
             "bytes": self.medium.size(),
             "made_by": [{"blocks": count, "provenance": text} for text, count in made.most_common()],
-            "failures": self.failures(),
+            "failures": now.failures(),
+            "first_damaged": damaged[:_SHOWN],
         }
 
     def failures(self) -> list[dict[str, Any]]:
         """Failed rows: id, view and reason."""
-        rows = np.flatnonzero(self._written & ~self._ok).tolist()
-        outcomes = ((row, self.outcome(row)) for row in rows)
-        return [{"id": self._table.ids[r], "view": self._table.views[r], "reason": o.reason} for r, o in outcomes if o]
+        return self._standing.failures()
+
+    def damaged(self) -> list[dict[str, Any]]:
+        """Rows whose features come from a damaged file: id, view, decoded, claimed and corrupt frames.
+
+        Those with corrupt frames, and those with fewer frames than their container claims (by more than 2 frames and 2 %).
+        """
+        return self._standing.damaged()

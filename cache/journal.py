@@ -1,7 +1,7 @@
 """The journal of an open block: batches of finished rows, so that a killed run loses seconds of work and not a block.
 
 File: records of [magic, length of the JSON, length of the payload | JSON | payload | CRC-32 of all before]. The JSON holds the
-first place, the number of rows and their outcome columns; the payload is the raw little-endian rows.
+first place, the outcomes and the key of the batch; the payload is the raw little-endian rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,17 @@ from fsar_cache.errors import UsageError
 from fsar_cache.files import space_guard, sync_folder
 
 Array = NDArray[Any]
-Batches = dict[int, tuple[Array, list[Outcome]]]
+
+
+class Batch(NamedTuple):
+    """Finished rows: array [n, *shape], their outcomes, and the key they were saved under: what they were made from, as the saver says."""
+
+    array: Array
+    outcomes: list[Outcome]
+    key: str
+
+
+Batches = dict[int, Batch]
 _HEAD = struct.Struct("<4sIQ")
 _MAGIC = b"FSJ1"
 _SYNC_SECONDS = 5.0
@@ -35,16 +45,18 @@ class Journal(abc.ABC):
     """Finished batches of one open block."""
 
     batches: Batches
-    """First place in the block -> (rows [n, *shape], their outcomes): everything added so far, by this process or one before it."""
+    """First place in the block -> batch: everything added so far, by this process or one before it."""
 
     def __init__(self, rows: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._rows, self._shape, self._dtype = rows, shape, dtype
         self.batches = {}
 
-    def add(self, first: int, array: Array, outcomes: Sequence[Outcome]) -> None:
+    def add(self, first: int, array: Array, outcomes: Sequence[Outcome], key: str = "") -> None:
         """Save finished rows first..first+n-1 of the block: array [n, *shape] of the store's dtype, n outcomes.
 
-        Safe against a kill when this returns; against a power cut after at most a few seconds.
+        key: any text that tells what the rows were made from; it comes back with the batch, so that whoever resumes can refuse rows
+        made from something else. A batch added again at the same place takes the place of the first. Safe against a kill when this
+        returns; against a power cut after at most a few seconds.
         """
         if array.shape[1:] != self._shape or array.dtype != self._dtype or len(array) != len(outcomes):
             raise UsageError(
@@ -52,11 +64,11 @@ class Journal(abc.ABC):
             )
         if first < 0 or first + len(array) > self._rows:
             raise UsageError(f"rows {first}..{first + len(array) - 1} are not in a block of {self._rows} rows")
-        self._save(first, np.ascontiguousarray(array, self._dtype), outcomes)
-        self.batches[first] = (array.copy(), list(outcomes))
+        self._save(first, np.ascontiguousarray(array, self._dtype), outcomes, key)
+        self.batches[first] = Batch(array.copy(), list(outcomes), key)
 
     @abc.abstractmethod
-    def _save(self, first: int, array: Array, outcomes: Sequence[Outcome]) -> None: ...
+    def _save(self, first: int, array: Array, outcomes: Sequence[Outcome], key: str) -> None: ...
 
     @abc.abstractmethod
     def remove(self) -> None:
@@ -91,16 +103,17 @@ class FileJournal(Journal):
             return None
         facts = json.loads(bytes(data[body : body + text]))
         array = np.frombuffer(data[body + text : end], self._dtype).reshape(-1, *self._shape)
-        self.batches[facts["first"]] = (array, [Outcome(*values) for values in facts["outcomes"]])
+        outcomes = [Outcome(*values) for values in facts["outcomes"]]
+        self.batches[facts["first"]] = Batch(array, outcomes, facts.get("key", ""))
         return end + 4
 
-    def _save(self, first: int, array: Array, outcomes: Sequence[Outcome]) -> None:
+    def _save(self, first: int, array: Array, outcomes: Sequence[Outcome], key: str) -> None:
         columns = columns_of(outcomes)
         plain = [
             [o.status, o.reason, *(columns[name][i] for name in ("decoded", "claimed", "corrupt", "duration"))]
             for i, o in enumerate(outcomes)
         ]
-        text = json.dumps({"first": first, "outcomes": plain}, allow_nan=False).encode()
+        text = json.dumps({"first": first, "key": key, "outcomes": plain}, allow_nan=False).encode()
         payload = array.reshape(-1).view(np.uint8).data
         record = b"".join((_HEAD.pack(_MAGIC, len(text), len(payload)), text, payload))
         record += zlib.crc32(record).to_bytes(4, "little")

@@ -12,12 +12,16 @@ from cache.rows import Outcome
 from cache.sealed import seal, unseal
 from fsar_cache.files import space_guard, whole_file
 
+_WITHOUT = ("failed", "absent")
+"""States of a row without features."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One block as written: bytes is the size of its file, offset where its first row starts in it, sha256 of the whole file.
 
-    outcomes: columns over its rows: "decoded", "claimed", "corrupt", "duration" lists, and "failed" {place: reason}.
+    outcomes: columns over its rows: "decoded", "claimed", "corrupt", "duration" lists, and "failed" and
+    "absent" {place: reason}.
     """
 
     block: int
@@ -33,17 +37,25 @@ class Entry:
         """Places (0..rows-1) of the rows that failed."""
         return [int(place) for place in self.outcomes["failed"]]
 
+    @property
+    def absent(self) -> list[int]:
+        """Places (0..rows-1) of the rows whose clips were not in the dataset then."""
+        return [int(place) for place in self.outcomes.get("absent", ())]
+
     def outcome(self, place: int) -> Outcome:
         """What became of the row at `place`."""
         columns = (self.outcomes[name][place] for name in ("decoded", "claimed", "corrupt", "duration"))
-        reason = self.outcomes["failed"].get(str(place))
-        return Outcome("ok", "", *columns) if reason is None else Outcome("failed", reason, *columns)
+        for status in _WITHOUT:
+            reason = self.outcomes.get(status, {}).get(str(place))
+            if reason is not None:
+                return Outcome(status, reason, *columns)
+        return Outcome("ok", "", *columns)
 
 
 def columns_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Outcomes as the columns an Entry keeps."""
     return {
-        "failed": {str(i): o.reason for i, o in enumerate(outcomes) if o.status != "ok"},
+        **{status: {str(i): o.reason for i, o in enumerate(outcomes) if o.status == status} for status in _WITHOUT},
         "decoded": [int(o.decoded) for o in outcomes],
         "claimed": [int(o.claimed) for o in outcomes],
         "corrupt": [int(o.corrupt) for o in outcomes],

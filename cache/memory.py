@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.journal import Batches, Journal
+from cache.journal import Batch, Batches, Journal
 from cache.ledger import Entry, LedgerText
 from cache.medium import BACKENDS, Array, Finding, Header, Medium
 from cache.rows import Outcome
@@ -29,8 +29,8 @@ class MemoryJournal(Journal):
         self._kept, self._block = kept, block
         self.batches = dict(kept.get(block, {}))
 
-    def _save(self, first: int, array: Array, outcomes: Sequence[Outcome]) -> None:
-        self._kept.setdefault(self._block, {})[first] = (array.copy(), list(outcomes))
+    def _save(self, first: int, array: Array, outcomes: Sequence[Outcome], key: str) -> None:
+        self._kept.setdefault(self._block, {})[first] = Batch(array.copy(), list(outcomes), key)
 
     def remove(self) -> None:
         self._kept.pop(self._block, None)

@@ -22,7 +22,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a row. status: "ok" or "failed"; reason: why it failed, "" when ok.
+    """What became of a row. status: "ok", "failed", or "absent": its clip was not in the dataset when its block was written.
+
+    reason: why there are no features, "" when ok.
 
     decoded: frames a sequential decode gave (or the number known without decoding all); claimed: frames the container claims
     (-1 where it doesn't say); corrupt: frames the decoder flagged; duration: seconds.

@@ -64,6 +64,11 @@ class RowTable:
         find = self._numbers.get
         return np.array([find((i, view), -1) for i in ids], np.int64)
 
+    def numbers_of(self, rows: Iterable[Row]) -> Ints:
+        """Row numbers of `rows` by clip and view, int64; -1 for what is no row here."""
+        find = self._numbers.get
+        return np.array([find((row.id, row.view), -1) for row in rows], np.int64)
+
     def locate(self, rows: Ints) -> tuple[Ints, Ints]:
         """Block of each row, and its place inside the block."""
         blocks = np.searchsorted(self.first, rows, "right") - 1

@@ -56,7 +56,7 @@ class Writer:
     ) -> None:
         """Write a whole block: array [rows of the block, *shape] of the store's dtype, one outcome per row.
 
-        Durable when this returns; its journal goes. Failed rows are stored as NaN (0 in integer stores) whatever `array` says.
+        Durable when this returns; its journal goes. Failed and absent rows are stored as NaN (0 in integer stores) whatever `array` says.
         provenance: plain data on what made the block. Raises UsageError for a misfit or a block that is there already, SpaceError.
         """
         self._require(block)
@@ -65,6 +65,8 @@ class Writer:
         if block in store.done:
             raise UsageError(f"block {block} of {store.path} is written already", hint="drop_block it first")
         want = (last - first, *store.spec.shape)
+        if strange := {o.status for o in outcomes} - {"ok", "failed", "absent"}:
+            raise UsageError(f"outcomes are ok, failed or absent, not {sorted(strange)[0]!r}")
         if array.shape != want or np.dtype(array.dtype) != store.dtype or len(outcomes) != last - first:
             raise UsageError(
                 f"block {block} of {store.path} takes {want} {store.dtype} and {last - first} outcomes, "
@@ -72,10 +74,10 @@ class Writer:
             )
         columns = columns_of(outcomes)
         made = np.ascontiguousarray(array, store.dtype)
-        failed = [int(place) for place in columns["failed"]]
-        if failed:
+        without = [place for place, outcome in enumerate(outcomes) if outcome.status != "ok"]
+        if without:
             made = made.copy()
-            made[failed] = store.header.fill()
+            made[without] = store.header.fill()
         store.add_entry(store.medium.put(block, made, columns, plain(dict(provenance or {}))))
 
     def journal(self, block: int) -> Journal:

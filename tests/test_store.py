@@ -126,10 +126,104 @@ def test_an_id_that_became_another_clip_is_refused_once_it_has_features(tmp_path
     store.plan(rows("0 to 2 s"))
     store.plan([Row("b", "renamed", "all"), Row("a", "c", "all", origin="a.mp4 (5 bytes)")])
     assert [r.origin for r in store.rows] == ["a.mp4 (5 bytes)", "b.mp4 (9 bytes, 0 to 2 s)"]
-    with pytest.raises(IntegrityError, match=r"1 clips.*\n  b: b.mp4 \(9 bytes, 0 to 2 s\) then.*0 to 3 s\) now"):
-        store.plan(rows("0 to 3 s"))
+    for look in (store.require_origins, store.plan):
+        with pytest.raises(
+            IntegrityError, match=r"1 clips.*\n  b: b.mp4 \(9 bytes, 0 to 2 s\) then.*0 to 3 s\) now"
+        ) as caught:
+            look(rows("0 to 3 s"))
+        assert "csv:PATH#ALIAS" in str(caught.value.hint)
+    before = store.rows
+    store.require_origins([*rows("0 to 2 s"), Row("new", "c", "all", origin="new.mp4 (1 bytes)")])
+    assert store.rows == before
     store.drop_block(0)
     store.plan(rows("0 to 3 s"))
+
+
+def trial_rows(**origins: str) -> list[Row]:
+    """Eight clips a..h in blocks of two, each with its file unless `origins` say otherwise."""
+    return [Row(name, "c", "all", origin=origins.get(name, f"{name}.mp4 (9 bytes)")) for name in "abcdefgh"]
+
+
+@pytest.fixture
+def trial(tmp_path: Path, backend: str) -> FeatureStore:
+    """Blocks: a, b | c failed (no file), d | e absent, f | g failed (its file is there), h | i unfinished."""
+    rows = trial_rows(c="")
+    store = create(tmp_path / "trial", SPEC, rows, dataset="set", backend=backend, block_rows=2)
+    outcomes = {"c": Outcome("failed", "no file"), "e": Outcome("absent"), "g": Outcome("failed", "truncated")}
+    with store.writer() as writer:
+        for block, names in ((0, "ab"), (1, "cd"), (2, "ef")):
+            told = [outcomes.get(name, Outcome("ok")) for name in names]
+            writer.write_block(block, stores.values(2, SPEC, block), told)
+    store.plan([*rows, Row("i", "c", "all")])
+    with store.writer() as writer:
+        writer.write_block(3, stores.values(2, SPEC, 3), [outcomes["g"], Outcome("ok")])
+    return store
+
+
+def test_absent_rows_have_no_features_and_are_no_failures(trial: FeatureStore, backend: str) -> None:
+    assert np.flatnonzero(~trial.ok).tolist() == [2, 4, 6, 8]
+    assert [row["id"] for row in trial.failures()] == ["c", "g"]
+    facts = trial.info()
+    assert [facts[name] for name in ("rows", "ok", "failed", "absent", "unfinished")] == [9, 5, 2, 1, 1]
+    assert trial.outcome(4) == Outcome("absent")
+    with pytest.raises(IntegrityError, match=r"'e' \(absent\)"):
+        trial.read([4])
+    if backend != "memory":
+        with open_store(trial.path) as again:
+            assert (again.info(), again.outcome(4)) == (facts, Outcome("absent"))
+    with trial.writer() as writer:
+        writer.write_block(4, DATA[:1], [Outcome("absent")])
+    assert np.isnan(trial.load()[[2, 4, 6, 8]]).all()
+    trial.drop_block(4)
+    with trial.writer() as writer, pytest.raises(UsageError, match="not 'gone'"):
+        writer.write_block(4, DATA[:1], [Outcome("gone")])
+
+
+def test_which_blocks_are_tried_again(trial: FeatureStore) -> None:
+    def without(name: str, **origins: str) -> list[Row]:
+        return [row for row in trial_rows(**origins) if row.id != name]
+
+    assert trial.retry_blocks(without("e", c="")) == []
+    assert trial.retry_blocks(trial_rows(c="")) == [2]
+    assert trial.retry_blocks(without("e")) == [1]
+    assert trial.retry_blocks(without("e", c="", g="g.mp4 (10 bytes)")) == [3]
+    assert trial.retry_blocks(without("e", c="", g="")) == []
+    assert trial.retry_blocks(without("e", c=""), failed=True) == [1, 3]
+    assert trial.retry_blocks(without("c"), failed=True) == [2, 3]
+    assert trial.retry_blocks(trial_rows(d="", f="", a=""), failed=True) == [3], "d and f couldn't be made again"
+    assert trial.retry_blocks([], failed=True) == []
+    assert trial.retry_blocks([Row("i", "c", "all", origin="i.mp4"), Row("new", "c", "all")], failed=True) == []
+    trial.drop_block(2)
+    assert trial.retry_blocks(trial_rows(c="")) == []
+
+
+def test_damaged_files_are_told(tmp_path: Path, backend: str) -> None:
+    counts = {  # decoded, claimed, corrupt
+        "fine": (100, 100, 0),
+        "header off by two": (98, 100, 0),
+        "long, header off by 2 %": (980, 1000, 0),
+        "more than claimed": (120, 100, 0),
+        "unknown": (-1, -1, 0),
+        "nothing claimed": (100, -1, 0),
+        "not decoded to the end": (-1, 100, 0),
+        "bad frame": (100, 100, 1),
+        "cut": (97, 100, 0),
+        "long and cut": (979, 1000, 0),
+        "failed": (0, 100, 3),
+    }
+    rows = [Row(name, "c", "all") for name in counts]
+    store = create(tmp_path / "s", SPEC, rows, dataset="set", backend=backend, block_rows=4)
+    told = [Outcome("failed" if name == "failed" else "ok", "", *count) for name, count in counts.items()]
+    with store.writer() as writer:
+        for block in range(store.blocks):
+            first, last = store.block_range(block)
+            writer.write_block(block, DATA[first:last], told[first:last])
+    expected = [
+        {"id": name, "view": 0, "decoded": counts[name][0], "claimed": counts[name][1], "corrupt": counts[name][2]}
+        for name in ("bad frame", "cut", "long and cut")
+    ]
+    assert store.damaged() == expected
+    assert (store.info()["damaged"], store.info()["first_damaged"]) == (3, expected)
 
 
 def test_growing_starts_new_blocks_and_moves_nothing(tmp_path: Path, backend: str) -> None:
@@ -222,7 +316,7 @@ def test_journal_survives_its_writer(tmp_path: Path, backend: str) -> None:
         journal = writer.journal(0)
         assert journal.batches == {}
         journal.add(0, DATA[0:3], outcomes[0:3])
-        journal.add(6, DATA[6:8], outcomes[6:8])
+        journal.add(6, DATA[6:8], outcomes[6:8], key="video of 9 bytes")
         with pytest.raises(UsageError, match="not in a block of 8"):
             journal.add(7, DATA[:2], outcomes[:2])
         with pytest.raises(UsageError, match="doesn't fit"):
@@ -231,7 +325,8 @@ def test_journal_survives_its_writer(tmp_path: Path, backend: str) -> None:
     with store.writer() as writer:
         batches = writer.journal(0).batches
         assert sorted(batches) == [0, 6]
-        for first, (array, told) in batches.items():
+        assert [batches[first].key for first in (0, 6)] == ["", "video of 9 bytes"]
+        for first, (array, told, _) in batches.items():
             np.testing.assert_array_equal(array, DATA[first : first + len(array)])
             assert told == outcomes[first : first + len(array)]
         writer.write_block(0, DATA[:8], outcomes)

@@ -45,7 +45,7 @@ def extract(path: Path, backend: str, batch: int = 3, count: int = COUNT) -> Non
             for start in range(0, last - first, batch):
                 end = min(start + batch, last - first)
                 if start in journal.batches:
-                    array[start:end], outcomes[start:end] = journal.batches[start]
+                    array[start:end], outcomes[start:end], _ = journal.batches[start]
                 else:
                     array[start:end] = DATA[first + start : first + end]
                     journal.add(start, array[start:end], outcomes[start:end])
