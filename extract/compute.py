@@ -51,6 +51,17 @@ class Batch:
         return None not in self.outcomes
 
 
+Arrival = Decoded | Failure | Outcome
+"""What comes for a row: its frames, why there are none, or an outcome that needs no frames."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that there is no memory left, on the device or (a plain RuntimeError of the tensor library) on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 class Compute:
     """The compute threads. `put` clips, collect finished batches with `finished`; a context manager that ends its threads.
 
@@ -69,10 +80,11 @@ class Compute:
     ) -> None:
         self._transform, self._size = TRANSFORMS.get(config.transform), config.size
         self._head = backbone.head_of(spec.cut).to(device).eval()
-        self._device, self._clips, self._dtype = device, clips, np.dtype(spec.dtype)
+        self.device, self.clips = device, clips
+        self._dtype = np.dtype(spec.dtype)
         self._blank = blank_clip(config)
         count = threads or (cores() if device.type == "cpu" else 1)
-        self._arrivals: queue.Queue[tuple[Batch, int, Decoded | Failure]] = queue.Queue(2 * count)
+        self._arrivals: queue.Queue[tuple[Batch, int, Arrival]] = queue.Queue(2 * count)
         self._done: queue.Queue[Batch | BaseException] = queue.Queue()
         self._filling = threading.Lock()
         self._cancelled = threading.Event()
@@ -95,11 +107,11 @@ class Compute:
 
     def batch(self, block: int, first: int, count: int) -> Batch:
         """An empty batch of `count` rows; its pixels are black until clips come."""
-        pixels = self._blank.expand(self._clips, *self._blank.shape[1:])
-        return Batch(block, first, count, pixels.to(self._device, copy=True).contiguous())
+        pixels = self._blank.expand(self.clips, *self._blank.shape[1:])
+        return Batch(block, first, count, pixels.to(self.device, copy=True).contiguous())
 
-    def put(self, batch: Batch, place: int, clip: Decoded | Failure) -> None:
-        """Hand over the clip of row `place` of the batch; waits while too many are waiting."""
+    def put(self, batch: Batch, place: int, clip: Arrival) -> None:
+        """Hand over the clip (or what became of it) of row `place` of the batch; waits while too many are waiting."""
         while True:
             try:
                 return self._arrivals.put((batch, place, clip), timeout=0.2)
@@ -125,11 +137,11 @@ class Compute:
 
     def _run(self) -> None:
         try:
-            if self._device.type == "cpu":
+            if self.device.type == "cpu":
                 torch.set_num_threads(1)
             exact = (
                 nullcontext()
-                if self._device.type == "cpu"
+                if self.device.type == "cpu"
                 else torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
             )
             with torch.inference_mode(), exact:
@@ -139,12 +151,14 @@ class Compute:
                     except queue.Empty:
                         continue
                     self._take(*arrival)
-        except torch.OutOfMemoryError as error:
-            self._done.put(SpaceError(f"out of memory on {self._device}: {error}", hint="a smaller --batch-clips"))
         except BaseException as error:  # noqa: BLE001 - handed to the thread that asked for the work
-            self._done.put(error)
+            self._done.put(self._no_memory(error) if is_out_of_memory(error) else error)
 
-    def _take(self, batch: Batch, place: int, clip: Decoded | Failure) -> None:
+    def _no_memory(self, error: BaseException) -> SpaceError:
+        hint = "fewer clips at a time: --batch-clips 1" + (" or --workers 1" if self.device.type == "cpu" else "")
+        return SpaceError(f"out of memory on {self.device}: {' '.join(str(error).split())[:200]}", hint=hint)
+
+    def _take(self, batch: Batch, place: int, clip: Arrival) -> None:
         """Transform one clip into its place; whoever brings the last clip of a batch runs the backbone on it."""
         outcome = self._place(batch.pixels[place], clip)
         with self._filling:
@@ -153,14 +167,16 @@ class Compute:
         if last:
             self._forward(batch)
 
-    def _place(self, pixels: Tensor, clip: Decoded | Failure) -> Outcome:
+    def _place(self, pixels: Tensor, clip: Arrival) -> Outcome:
+        if isinstance(clip, Outcome):
+            return clip
         if isinstance(clip, Failure):
             return Outcome("failed", clip.reason)
         try:
-            pixels.copy_(self._transform(torch.from_numpy(clip.frames).to(self._device), self._size, None))
-        except torch.OutOfMemoryError:
-            raise
+            pixels.copy_(self._transform(torch.from_numpy(clip.frames).to(self.device), self._size, None))
         except (RuntimeError, ValueError) as error:  # a picture the transform can't take: a matter of this clip alone
+            if is_out_of_memory(error):
+                raise
             return Outcome("failed", f"transform of {list(clip.frames.shape)}: {' '.join(str(error).split())[:200]}")
         return Outcome("ok", "", clip.decoded, clip.claimed, clip.corrupt, clip.duration)
 
@@ -170,7 +186,7 @@ class Compute:
         if not np.isfinite(rows).all():
             raise IntegrityError(
                 f"the backbone gave features that {self._dtype} can't hold (infinite or not a number)",
-                hint="check the weights and their scaling, or store float32: --dtype float32",
+                hint="check the weights and --set features.scaling=...; the cut pooled is stored in float32",
             )
         batch.features = np.ascontiguousarray(rows)
         self._done.put(batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cache.spec import FeatureSpec
 from extract.backbone import BACKBONES, Backbone
-from extract.decoders import DECODERS, PIXELS
+from extract.decoders import PIXELS, usable
 from extract.sampling import SAMPLING
 from extract.scaling import rescaled
 from extract.transforms import TRANSFORMS
@@ -89,8 +89,7 @@ def blank_clip(config: ExtractConfig) -> Tensor:
 
 def spec_of(config: ExtractConfig, backbone: Backbone) -> FeatureSpec:
     """The identity of the store these settings make. At the cut "frames" no backbone has touched the rows, so none is named in it."""
-    if config.decoder != "auto":
-        DECODERS.get(config.decoder)
+    usable(config.decoder)
     SAMPLING.get(config.sampling)(
         config.frames, config.frames, None
     )  # refuses a rule that draws: a store holds evaluation views

@@ -18,7 +18,7 @@ from extract.clip import Decoded, task_of
 from extract.compute import Compute
 from extract.config import ExtractConfig, backbone_of, batch_clips_of, device_of, spec_of, store_path
 from extract.pool import DecodePool, Failure, cores
-from extract.run import free_bytes
+from extract.prepare import done_rows, free_bytes
 from fsar_cache.errors import MissingError
 from splits.types import Split, Video
 
@@ -77,9 +77,7 @@ def _without_rows(path: Path, videos: Sequence[Video]) -> list[Video]:
         return list(videos)
     with store:
         done = np.zeros(len(store.rows) + 1, bool)  # one more: row -1, a clip the store doesn't know
-        for block in store.done:
-            first, last = store.block_range(block)
-            done[first:last] = True
+        done[done_rows(store)] = True
         have = done[store.rows_of([video.id for video in videos])]
     return [video for video, there in zip(videos, have, strict=True) if not there]
 

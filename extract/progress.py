@@ -14,7 +14,7 @@ EVERY = 0.2
 
 @dataclass(frozen=True)
 class Progress:
-    """total: clips of the dataset; done: those with a row, ok or failed, `skipped` of them from earlier runs.
+    """total: clips of the store; done: those with a row, ok or failed, `skipped` of them from earlier runs or no more in the dataset.
 
     failed, frames, bytes, seconds: of this run; bytes are those of the features made.
     """
@@ -60,8 +60,9 @@ class Meter:
 
     def count(self, outcomes: Sequence[Outcome]) -> None:
         """Count clips that this run finished."""
-        failed = sum(outcome.status == "failed" for outcome in outcomes)
-        self._ok, self._failed = self._ok + len(outcomes) - failed, self._failed + failed
+        states = [outcome.status for outcome in outcomes]
+        self._ok, self._failed = self._ok + states.count("ok"), self._failed + states.count("failed")
+        self._skipped += states.count("absent")
 
     @property
     def now(self) -> Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import videos
 from toy import split_of, write_clip
 
 from cache.store import FeatureStore, open_store
@@ -26,7 +28,7 @@ from extract.transforms import TRANSFORMS
 from fsar_cache.draws import generator
 from fsar_cache.errors import FailedVideosError, IntegrityError, Interrupted, MissingError, SpaceError, UsageError
 from fsar_cache.settings import build
-from splits.types import Split, Video
+from splits.types import Part, Split, Video
 
 SMALL = ExtractConfig(size=32, frames=4, workers=2, max_failures=1.0, block_rows=8, device="cpu")
 
@@ -201,13 +203,179 @@ def test_repeating_does_nothing_and_growing_does_the_rest(clips: Path, tmp_path:
         np.testing.assert_allclose(rows, reference(large, SMALL, fresh), rtol=1e-5, atol=1e-5)
 
 
-def test_a_clip_that_left_the_dataset_is_a_failure_of_its_own(clips: Path, tmp_path: Path) -> None:
+def split_with(clips: Path, numbers: list[int], name: str = "toy") -> Split:
+    """The clips of these numbers, all in the part "all", so that a clip's id doesn't depend on the others."""
+    made = tuple(Video(f"{i:02d}", f"c{i % 3}", f"{i:02d}.mp4") for i in numbers)
+    return Split(name, clips, {"all": Part("all", tuple(sorted({v.label for v in made})), made)})
+
+
+def test_a_clip_that_left_the_dataset_is_no_failure_and_comes_back_with_it(clips: Path, tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
+    strict = dataclasses.replace(SMALL, max_failures=0.0)
     with pytest.raises(Interrupted):
-        extract(split_of(clips, [0, 1, 2, 3, 4]), SMALL, tmp_path, stop=stop)
-    summary = extract(split_of(clips, [0, 1, 2, 3]), SMALL, tmp_path)
-    assert summary.failed == [("test/04", "no longer in the dataset")]
+        extract(split_with(clips, [0, 1, 2, 3, 21]), SMALL, tmp_path, stop=stop)
+    summary = extract(split_with(clips, [0, 1, 2, 3]), strict, tmp_path)
+    assert (summary.ok, summary.failed, summary.made) == (4, [], 4)
+    with open_store(summary.path) as store:
+        outcome = store.outcome(4)
+        assert outcome is not None
+        assert outcome.status == "absent"
+    again = extract(split_with(clips, [0, 1, 2, 3, 21]), SMALL, tmp_path)
+    assert [name for name, _ in again.failed] == ["21"]
+    assert extract(split_with(clips, [0, 1, 2, 3]), strict, tmp_path).failed == []  # the failed clip is not among these
+
+
+def interrupted(split: Split, config: ExtractConfig, folder: Path, after: int) -> None:
+    """Extract until `after` clips are done and saved."""
+    stop = threading.Event()
+    with pytest.raises(Interrupted):
+        extract(split, config, folder, stop=stop, report=lambda p: stop.set() if p.done >= after else None)
+
+
+def test_a_resumed_run_takes_no_row_of_another_video(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file behind a journalled clip is replaced before its block is written."""
+    monkeypatch.setattr("extract.progress.EVERY", 0.0)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i in range(21):
+        shutil.copy(clips / f"{i:02d}.mp4", folder)
+    split, config = split_with(folder, list(range(21))), dataclasses.replace(SMALL, block_rows=32, workers=1)
+    interrupted(split, config, tmp_path, 3)
+    write_clip(folder / "00.mp4", 77, frames=23)
+    summary = extract(split, config, tmp_path)
+    assert 0 < summary.skipped < 21, "what is still right is kept"
+    with open_store(summary.path) as store:
+        np.testing.assert_allclose(store.load(), reference(split, config, videos_of(split)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_resumed_run_takes_no_row_made_in_another_way(
+    good: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extract.progress.EVERY", 0.0)
+    config = dataclasses.replace(SMALL, block_rows=32)  # so that no block is finished
+    interrupted(good, config, tmp_path, 3)
+    monkeypatch.setattr("extract.run.version", lambda _: "99")
+    summary = extract(good, config, tmp_path)
+    assert (summary.made, summary.skipped) == (21, 0)
+    with open_store(summary.path) as store:
+        (made,) = store.info()["made_by"]
+    assert '"torch":"99"' in made["provenance"]
+    assert '"decoder":"pyav"' in made["provenance"]
+
+
+def test_files_that_appear_or_change_are_tried_again(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i in (0, 1, 21):
+        shutil.copy(clips / f"{i:02d}.mp4", folder)
+    split = split_with(folder, [0, 1, 2, 21])
+    first = extract(split, SMALL, tmp_path)
+    assert [name for name, _ in first.failed] == ["02", "21"]
+    assert "the files of 1 of 4 clips of toy are not there: 02 " in capsys.readouterr().err
+    assert extract(split, SMALL, tmp_path).made == 0
+    shutil.copy(clips / "02.mp4", folder)
+    assert [name for name, _ in extract(split, SMALL, tmp_path).failed] == ["21"]
+    shutil.copy(clips / "03.mp4", folder / "21.mp4")
+    summary = extract(split, SMALL, tmp_path)
+    assert (summary.ok, summary.failed) == (4, [])
+    with open_store(summary.path) as store:
+        np.testing.assert_allclose(store.load(), reference(split, SMALL, videos_of(split)), rtol=1e-5, atol=1e-5)
+
+
+def test_retry_failed_tries_blocks_with_failures_and_no_others(mixed: Split, tmp_path: Path) -> None:
+    first = extract(mixed, SMALL, tmp_path)
+    again = extract(mixed, SMALL, tmp_path, retry_failed=True)
+    assert again.failed == first.failed
+    assert (again.made, again.skipped) == (16, 1)  # the last block has no failure
+    with pytest.raises(FailedVideosError) as caught:
+        extract(mixed, dataclasses.replace(SMALL, max_failures=0.0), tmp_path)
+    assert "--retry-failed" in str(caught.value.hint)
+    assert "appear or change" in str(caught.value.hint)
+
+
+def test_retrying_costs_no_features_of_clips_whose_files_are_gone(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for i in (0, 1, 21):
+        shutil.copy(clips / f"{i:02d}.mp4", folder)
+    extract(split_with(folder, [0, 1, 21]), SMALL, tmp_path)
+    (folder / "00.mp4").unlink()
+    summary = extract(split_with(folder, [0, 1, 21]), SMALL, tmp_path, retry_failed=True)
+    assert (summary.ok, summary.made) == (2, 0)
+    summary = extract(split_with(folder, [1, 21]), SMALL, tmp_path, retry_failed=True)  # nor of those it doesn't list
+    assert summary.made == 0
+    assert "not tried again" in capsys.readouterr().err
+    with open_store(summary.path) as store:
+        assert store.ok.tolist() == [True, True, False]
+
+
+def test_no_file_at_all_is_a_wrong_folder_and_no_failed_clip(clips: Path, tmp_path: Path) -> None:
+    there = split_with(clips, [0, 1])
+    elsewhere = dataclasses.replace(there, root=tmp_path / "unmounted")
+    with pytest.raises(MissingError, match="none of the 2 clips of toy has its file") as caught:
+        extract(elsewhere, SMALL, tmp_path)
+    assert caught.value.exit_code == 3
+    assert list(tmp_path.rglob("*")) == []
+    extract(there, SMALL, tmp_path)
+    assert extract(elsewhere, SMALL, tmp_path).made == 0  # all features are there: no video is needed
+    with pytest.raises(MissingError, match="none of the 3 clips"):
+        extract(dataclasses.replace(split_with(clips, [0, 1, 2]), root=tmp_path / "unmounted"), SMALL, tmp_path)
+
+
+def test_a_decoder_that_is_not_installed_fails_no_clip(
+    good: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(MissingError, match="decord can't be imported"):
+        extract(good, dataclasses.replace(SMALL, decoder="decord"), tmp_path)
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no more"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+@pytest.mark.parametrize("where", ["transform", "backbone"])
+def test_want_of_memory_is_no_failed_clip(
+    good: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    def full(*_: Any) -> Any:
+        raise error
+
+    if where == "transform":  # its first use, in `spec_of`, has room
+        real, calls = TRANSFORMS.get(SMALL.transform), iter(range(99))
+        monkeypatch.setitem(TRANSFORMS._members, SMALL.transform, lambda *a: full() if next(calls) > 2 else real(*a))
+    else:
+        monkeypatch.setattr("extract.compute.Compute._forward", full)
+    with pytest.raises(SpaceError, match="out of memory on cpu") as caught:
+        extract(good, SMALL, tmp_path)
+    assert caught.value.exit_code == 6
+    assert "--workers" in str(caught.value.hint)
+    monkeypatch.undo()
+    assert extract(good, SMALL, tmp_path).failed == []
+
+
+def test_features_of_damaged_files_are_shown(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    shutil.copy(clips / "00.mp4", folder)
+    whole = videos.write(folder / "01.mp4", frames=60, size=(96, 64), options={"movflags": "faststart"})
+    videos.cut(whole, 0.6)
+    summary = extract(split_with(folder, [0, 1]), SMALL, tmp_path)
+    assert (summary.ok, summary.failed) == (2, [])
+    (found,) = summary.damaged
+    assert (found.id, found.claimed) == ("01", 60)
+    assert 10 < found.decoded < 58
 
 
 @pytest.mark.parametrize("clips_done", [1, 7])
@@ -273,10 +441,11 @@ def test_a_disk_too_small_is_seen_before_the_start(
     good: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("extract.run.shutil.disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr("extract.prepare.shutil.disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(SpaceError, match=r"need 0\.00 GB") as caught:
         extract(good, SMALL, tmp_path)
     assert caught.value.exit_code == 6
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_plan_says_what_a_run_would_do_and_writes_nothing(mixed: Split, tmp_path: Path) -> None:
@@ -365,7 +534,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(UsageError, match=text):
         extract(good, build(ExtractConfig, {"size": 32, "frames": 4, **change}), tmp_path)
-    assert [p for p in tmp_path.rglob("*") if p.is_file() and p.parent.name == "blocks"] == []
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_batches_fit_the_device() -> None:
