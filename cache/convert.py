@@ -38,9 +38,10 @@ def convert(
             assert entry is not None
             finding = store.medium.check(entry)
             if finding is not None:
+                mend = f"fsar-cache store verify {store.path} --mend drops it; then repeat the extraction that made the store"
                 raise IntegrityError(
                     f"block {block} of {store.path} is {finding.kind}: {finding.detail}",
-                    hint="extract again to mend it, then repeat the command; finished blocks are kept",
+                    hint=f"{mend}, and this command",
                 )
             outcomes = [entry.outcome(place) for place in range(entry.rows)]
             writer.write_block(block, store.medium.array(entry), outcomes, entry.provenance)

@@ -244,7 +244,7 @@ class FeatureStore:
         self.refresh()
 
     def drop_block(self, block: int) -> None:
-        """Forget a block (a damaged one), so that extracting again makes it anew."""
+        """Forget a block (a damaged one, or one with clips to try again), so that extracting again makes it anew."""
         with self.writer() as writer:
             writer.drop_block(block)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 import abc
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from cache.journal import FileJournal
 from cache.ledger import Entry, LedgerText, append_drop, append_entry, read_ledger, repair_ledger
-from cache.lock import exclusive
+from cache.lock import exclusive, held
 from cache.maps import map_block, read_block
 from cache.medium import Array, Finding, Header, Medium
 from cache.spec import FeatureSpec
@@ -98,6 +98,9 @@ class FolderMedium(Medium):
     def lock(self) -> AbstractContextManager[None]:
         return exclusive(self.path / "lock")
 
+    def busy(self) -> bool:
+        return held(self.path / "lock")
+
     def save_table(self, table: RowTable) -> None:
         (self.path / self.folder_name).mkdir(exist_ok=True)
         for name, content in {**self.describe(table), "rows.json": table.to_bytes()}.items():
@@ -155,32 +158,44 @@ class FolderMedium(Medium):
 
     def check(self, entry: Entry) -> Finding | None:
         file = self._file(entry.block)
-        if not file.exists():
+        try:
+            with file.open("rb") as opened:
+                size = os.fstat(opened.fileno()).st_size
+                if size != entry.bytes:
+                    return Finding(entry.block, "torn", f"{file} has {size} bytes, {entry.bytes} were written")
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+        except FileNotFoundError:
             return Finding(entry.block, "missing", f"no file {file}")
-        size = file.stat().st_size
-        if size != entry.bytes:
-            return Finding(entry.block, "torn", f"{file} has {size} bytes, {entry.bytes} were written")
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
         if found != entry.sha256:
             return Finding(entry.block, "flipped", f"{file} has checksum {found[:16]}, {entry.sha256[:16]} was written")
         return None
 
-    def strays(self, known: Collection[int], blocks: int) -> list[Finding]:
-        names = {self.file_name(block): block for block in range(blocks)}
-        described = {Path(name).name for name in self.describe(RowTable(self.header.block_rows))}
+    def strays(self) -> list[Finding]:
+        files = sorted((self.path / self.folder_name).iterdir())
+        busy, known, table = (
+            self.busy(),
+            self.ledger().entries,
+            self.load_table(),
+        )  # in this order: what is listed is known by now
+        names = {self.file_name(block): block for block in range(len(table.sizes))}
+        described = {Path(name).name for name in self.describe(table)}
         found = []
-        for file in sorted((self.path / self.folder_name).iterdir()):
+        for file in files:
             block = names.get(file.name)
-            if block is not None and block not in known:
-                found.append(
-                    Finding(block, "extra", f"{file}: the block is unfinished, the next extraction replaces the file")
-                )
-            elif block is None and file.name not in described:
+            if block is None and file.name not in described and not file.name.endswith(".partial"):
                 found.append(Finding(None, "extra", f"{file} is no file of this store"))
+            elif block is not None and block not in known and not busy:
+                text = f"{file}: the block is unfinished, the next extraction replaces the file"
+                found.append(Finding(block, "extra", text))
         return found
 
     def size(self) -> int:
-        return sum(
-            e.stat().st_size for folder, _, names in os.walk(self.path) for e in (Path(folder, n) for n in names)
-        )
+        return sum(_size(Path(folder, name)) for folder, _, names in os.walk(self.path) for name in names)
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 where a writer has removed it since it was listed."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

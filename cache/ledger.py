@@ -65,17 +65,22 @@ def columns_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class LedgerText:
-    """What a ledger file says: the blocks that are there, and its damaged lines by number (from 1; a torn last line included)."""
+    """What a ledger file says: the blocks that are there, and its damaged lines by number (from 1; a torn last line included).
+
+    open_end: whether the last line has no end, so that it is torn, or still being written.
+    """
 
     entries: dict[int, Entry]
     damaged: list[int]
+    open_end: bool = False
 
 
 def read_ledger(path: Path) -> LedgerText:
     """Read a ledger; damaged lines are left out and counted, a file that isn't there has no lines."""
     entries: dict[int, Entry] = {}
     damaged: list[int] = []
-    for number, line in enumerate(_lines(path), 1):
+    lines = _lines(path)
+    for number, line in enumerate(lines, 1):
         value = unseal(line) if line.endswith(b"\n") else None
         if value is None:
             damaged.append(number)
@@ -83,7 +88,7 @@ def read_ledger(path: Path) -> LedgerText:
             entries.pop(value["block"], None)
         else:
             entries[value["block"]] = Entry(**value)
-    return LedgerText(entries, damaged)
+    return LedgerText(entries, damaged, bool(lines) and not lines[-1].endswith(b"\n"))
 
 
 def _lines(path: Path) -> list[bytes]:

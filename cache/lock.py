@@ -24,13 +24,11 @@ def exclusive(path: Path, what: str = "store") -> Iterator[None]:
     with space_guard(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _take(handle):
             raise UsageError(
                 f"another writer has the {what} {path.parent} ({_holder(handle)})",
                 hint="wait until it ends, or stop it; then repeat the command",
-            ) from error
+            )
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode()
         with space_guard(path):
@@ -39,6 +37,32 @@ def exclusive(path: Path, what: str = "store") -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def held(path: Path) -> bool:
+    """Whether somebody holds the lock file `path`, this process included."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    """Lock an open file; tried twice, because `held` has it for an instant."""
+    for wait in (0.05, 0.0):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(wait)
+    return False
 
 
 def _holder(handle: int) -> str:

@@ -6,7 +6,7 @@ A medium knows bytes, blocks and durability; rows, outcomes and checks of the us
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong in a store. kind: "missing", "torn", "flipped" or "extra"; block is None where the ledger itself is meant."""
+    """Something odd in a store: damage ("missing", "torn", "flipped") or a note ("extra"); block is None where it is of no block."""
 
     block: int | None
     kind: str
@@ -64,6 +64,10 @@ class Medium(abc.ABC):
     @abc.abstractmethod
     def lock(self) -> AbstractContextManager[None]:
         """Be the only writer; UsageError naming the holder where there is one."""
+
+    @abc.abstractmethod
+    def busy(self) -> bool:
+        """Whether a writer is at work now."""
 
     @abc.abstractmethod
     def save_table(self, table: RowTable) -> None:
@@ -110,8 +114,8 @@ class Medium(abc.ABC):
         """Compare a block with its checksum."""
 
     @abc.abstractmethod
-    def strays(self, known: Collection[int], blocks: int) -> list[Finding]:
-        """What lies among the blocks and isn't one of `known`; `blocks` is the number of planned blocks."""
+    def strays(self) -> list[Finding]:
+        """What lies among the blocks and is none the ledger knows; nothing of what a writer may be at work on."""
 
     @abc.abstractmethod
     def size(self) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,9 @@ class MemoryMedium(Medium):
         finally:
             self._lock.release()
 
+    def busy(self) -> bool:
+        return self._lock.locked()
+
     def save_table(self, table: RowTable) -> None:
         self._table = table
 
@@ -104,7 +107,7 @@ class MemoryMedium(Medium):
             return None
         return Finding(entry.block, "flipped", f"checksum {found[:16]}, {entry.sha256[:16]} was written")
 
-    def strays(self, known: Collection[int], blocks: int) -> list[Finding]:
+    def strays(self) -> list[Finding]:
         return []
 
     def size(self) -> int:

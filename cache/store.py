@@ -27,13 +27,17 @@ __all__ = ["FeatureStore", "create", "default_block_rows", "open_store", "stores
 
 _DTYPES = ("float16", "float32", "float64", "int16", "int32", "int64", "uint8")
 _BLOCK_BYTES = 16 << 20
+_LEAST_ROWS = 256
 _OWN = {"lock", "rows.json", "ledger.jsonl", "zarr.json", "features", "blocks", "journal"}
 
 
 def default_block_rows(row_bytes: int, rows: int) -> int:
-    """Rows per block: a power of two from 8 to 4096 that makes blocks of about 16 MB, no larger than `rows` need."""
+    """Rows per block: a power of two from 8 to 4096 that makes blocks of about 16 MB, no larger than `rows` need.
+
+    A need below 256 rows counts as 256, because rows per block are fixed for ever: a store that begins with a few clips may grow.
+    """
     fit = max(8, min(4096, _BLOCK_BYTES // max(1, row_bytes)))
-    need = 1 << max(3, (rows - 1).bit_length())
+    need = max(_LEAST_ROWS, 1 << (rows - 1).bit_length())
     return min(1 << (fit.bit_length() - 1), need)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cache.medium import Finding
+from cache.medium import Finding, Medium
 
 if TYPE_CHECKING:
     from cache.features import FeatureStore
@@ -19,22 +19,50 @@ def verify(
     """Compare every byte of the written blocks (default: all of them) with the ledger's checksums; [] where all is well.
 
     Kinds: "missing" (no file), "torn" (wrong size, or a damaged ledger line), "flipped" (wrong checksum), "extra" (a file the
-    ledger doesn't know). `drop_block` and extracting again mends the first three. report(done, of) is called after every block.
+    ledger doesn't know). The first three are damage, see `damage` and `mend`; the last is only a note. Beside a writer at work nothing
+    is found that it is about to finish. report(done, of) is called after every block.
     """
     store.refresh()
     chosen = sorted(store.done if blocks is None else store.done & set(blocks))
     entries = [entry for entry in map(store.entry, chosen) if entry is not None]
-    findings = []
+    findings: list[Finding] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, finding in enumerate(pool.map(store.medium.check, entries), 1):
-            if finding is not None:
-                findings.append(finding)
+            findings += [finding] if finding else []
             if report is not None:
                 report(number, len(entries))
+    if findings:
+        store.refresh()  # a writer may have dropped or replaced blocks since
+        seen = {entry.block: entry for entry in entries}
+        findings = [f for f in findings if f.block is not None and store.entry(f.block) == seen[f.block]]
     if blocks is None:
-        for line in store.medium.ledger().damaged:
-            findings.append(
-                Finding(None, "torn", f"line {line} of the ledger is damaged; its block counts as unfinished")
-            )
-        findings += store.medium.strays(store.done, store.blocks)
+        findings += _ledger_damage(store.medium) + store.medium.strays()
     return findings
+
+
+def _ledger_damage(medium: Medium) -> list[Finding]:
+    busy, text = medium.busy(), medium.ledger()
+    lines = text.damaged[:-1] if text.open_end and (busy or medium.busy()) else text.damaged
+    return [
+        Finding(None, "torn", f"line {line} of the ledger is damaged; its block counts as unfinished") for line in lines
+    ]
+
+
+def damage(findings: Iterable[Finding]) -> list[Finding]:
+    """Those findings that mean lost bytes: all but the notes on files that don't belong here."""
+    return [finding for finding in findings if finding.kind != "extra"]
+
+
+def mend(store: FeatureStore, findings: Iterable[Finding]) -> list[int]:
+    """Drop the damaged blocks, so that the next extraction makes them again, and take damaged lines out of the ledger; what was dropped.
+
+    Does nothing where there is no damage; UsageError where another writer is at work.
+    """
+    wrong = damage(findings)
+    if not wrong:
+        return []
+    with store.writer() as writer:
+        blocks = sorted({f.block for f in wrong if f.block is not None} & store.done)
+        for block in blocks:
+            writer.drop_block(block)
+    return blocks

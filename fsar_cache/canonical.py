@@ -34,12 +34,27 @@ def digest(value: Any, length: int = 64) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
+class _Nothing:
+    """What stands for a field that isn't there."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+NOTHING = _Nothing()
+
+
 def differences(one: Any, other: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two plain values differ: (dotted field, value here, value there), a missing field as None."""
-    one, other = plain(one), plain(other)
+    """Where the canonical texts of two plain values differ: (dotted field, value here, value there), a missing field as NOTHING.
+
+    Like the texts it tells 1 from 1.0 and from True, and a field that is None from one that isn't there.
+    """
+    one, other = (value if value is NOTHING else plain(value) for value in (one, other))
     if isinstance(one, dict) and isinstance(other, dict):
         rows = []
         for key in sorted(one.keys() | other.keys()):
-            rows += differences(one.get(key), other.get(key), f"{path}.{key}" if path else key)
+            rows += differences(one.get(key, NOTHING), other.get(key, NOTHING), f"{path}.{key}" if path else key)
         return rows
-    return [] if one == other else [(path, one, other)]
+    if NOTHING not in (one, other) and json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True):
+        return []
+    return [(path, one, other)]

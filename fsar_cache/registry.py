@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -23,13 +24,14 @@ class Registry(Generic[T]):
         self.kind = kind
         self._modules = modules
         self._members: dict[str, T] = {}
-        self._filled = False
+        self._filled = self._filling = False
+        self._lock = threading.RLock()
 
     def add(self, name: str) -> Callable[[T], T]:
         """Decorator that registers its argument under `name`; a name can be taken once."""
 
         def register(member: T) -> T:
-            if name in self._members and self._members[name] is not member:
+            if name in self._members and _definition(self._members[name]) != _definition(member):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._members[name] = member
             return member
@@ -37,13 +39,21 @@ class Registry(Generic[T]):
         return register
 
     def _fill(self) -> None:
+        """Import the modules once; an import that fails is tried again, and fails again, at the next look-up."""
         if self._filled:
             return
-        self._filled = True
-        for module in self._modules:
-            importlib.import_module(module)
-        for point in entry_points(group=f"fsar_cache.{self.kind}"):
-            self._members.setdefault(point.name, point.load())
+        with self._lock:
+            if self._filled or self._filling:
+                return
+            self._filling = True
+            try:
+                for module in self._modules:
+                    importlib.import_module(module)
+                for point in entry_points(group=f"fsar_cache.{self.kind}"):
+                    self._members.setdefault(point.name, point.load())
+                self._filled = True
+            finally:
+                self._filling = False
 
     def get(self, name: str) -> T:
         """The member called `name`; UsageError with the nearest name where there is none."""
@@ -59,3 +69,9 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+
+def _definition(member: object) -> object:
+    """What tells one definition from another: module and name (a module that failed to import defines it again), else the object."""
+    name = getattr(member, "__qualname__", "<nameless>")
+    return member if "<" in name else (getattr(member, "__module__", None), name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fsar_cache.errors import IntegrityError
 from pipeline.cli_common import AsJson, examples, print_json
+
+if TYPE_CHECKING:
+    from cache.features import FeatureStore
 
 app = typer.Typer(help="Look at feature stores: ls, info, verify, convert.", no_args_is_help=True)
 StorePath = Annotated[Path, typer.Argument(help="the store's folder (fsar-cache store ls)")]
@@ -28,15 +31,17 @@ def ls(
         with open_store(path) as store:
             facts = store.info()
         shape = f"{'x'.join(map(str, facts['spec']['shape']))} {facts['spec']['dtype']}"
-        names = ("path", "dataset", "backend", "rows", "ok", "failed", "unfinished", "bytes", "fingerprint")
-        rows.append({name: facts[name] for name in names} | {"cut": facts["spec"]["cut"], "shape": shape})
+        names = ("path", "dataset", "backend", "rows", "ok", "failed", "absent", "damaged", "unfinished", "bytes")
+        rows.append(
+            {name: facts[name] for name in (*names, "fingerprint")} | {"cut": facts["spec"]["cut"], "shape": shape}
+        )
     if as_json:
         print_json(rows)
     elif not rows:
         typer.echo("no stores here yet; make one with: fsar-cache extract synth", err=True)
     for row in () if as_json else rows:
         state = f"{row['ok']} of {row['rows']} clips"
-        state += "".join(f", {row[name]} {name}" for name in ("failed", "unfinished") if row[name])
+        state += "".join(f", {row[name]} {name}" for name in ("failed", "absent", "damaged", "unfinished") if row[name])
         typer.echo(
             f"{row['path']}  {row['cut']} {row['shape']}  {state}  {row['bytes'] / 1e6:.1f} MB  {row['backend']}"
         )
@@ -60,6 +65,10 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict):
             typer.echo(f"{indent}{name}:")
             _print_facts(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            typer.echo(f"{indent}{name}:")
+            for item in value:
+                typer.echo(f"{indent}  " + ", ".join(f"{key} {told}" for key, told in item.items()))
         else:
             typer.echo(f"{indent}{name}: {value}")
 
@@ -72,35 +81,47 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check every block against its checksum; exit code 4 if one is missing, torn or changed."""
+    """Check every block against its checksum; exit code 4 if one is missing, torn or changed. Files that don't belong there are notes."""
     from cache.store import open_store
+    from cache.verify import damage
+    from cache.verify import mend as drop_damaged
 
     with open_store(store) as opened:
         findings = opened.verify()
-        if mend:
-            for block in {
-                finding.block for finding in findings if finding.block is not None and finding.kind != "extra"
-            }:
-                opened.drop_block(block)
-        blocks, dataset = opened.blocks, opened.dataset
+        again = f"then repeat the extraction that made it: {_made_from(opened)}"
+        dropped = drop_damaged(opened, findings) if mend else []
+        blocks, wrong = opened.blocks, damage(findings)
     if as_json:
         print_json(findings)
-    else:
-        for finding in findings:
-            typer.echo(
-                f"{'ledger' if finding.block is None else f'block {finding.block}'}: {finding.kind}: {finding.detail}"
-            )
-    if findings and not mend:
-        raise IntegrityError(
-            f"{store}: {len(findings)} of {blocks} blocks are not what their checksum says",
-            hint=f"fsar-cache store verify {store} --mend, then repeat: fsar-cache extract {dataset}",
-        )
-    if findings:
-        typer.echo(
-            f"dropped {len(findings)} damaged blocks; to make them again: fsar-cache extract {dataset}", err=True
-        )
-    else:
+    for finding in () if as_json else findings:
+        where = f"block {finding.block}: " if finding.block is not None else "ledger: " if finding in wrong else ""
+        kind = f"{finding.kind}: " if finding in wrong else "note: "
+        typer.echo(f"{where}{kind}{finding.detail}")
+    if not wrong:
         typer.echo(f"{store}: {blocks} blocks are sound", err=True)
+        return
+    lines = sum(finding.block is None for finding in wrong)
+    if not mend:
+        raise IntegrityError(
+            f"{store}: {len(wrong) - lines} of {blocks} blocks and {lines} lines of the ledger are damaged",
+            hint=f"fsar-cache store verify {store} --mend, {again}",
+        )
+    typer.echo(f"dropped {len(dropped)} damaged blocks and {lines} lines of the ledger; {again}", err=True)
+
+
+def _made_from(store: FeatureStore) -> str:
+    """What the store and the provenance of its blocks know of the extraction that made it, for a person."""
+    spec, entries = store.spec, [store.entry(block) for block in sorted(store.done)]
+    weights = sorted({str(entry.provenance["weights"]) for entry in entries if entry and "weights" in entry.provenance})
+    facts = {
+        "dataset": store.dataset,
+        "backbone": spec.backbone.get("name"),
+        "weights": " or ".join(weights),
+        "cut": spec.cut,
+        "frames": spec.sampling.get("frames"),
+        "size": spec.transform.get("size"),
+    }
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)
 
 
 @app.command(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -98,6 +101,54 @@ def test_registry_suggests_and_refuses_doubles() -> None:
     assert "resnet18" in str(caught.value.hint)
     with pytest.raises(ValueError, match="twice"):
         registry.add("resnet18")(2)
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module `plug_in` that registers a function, waits a moment, and imports `plug_in_needs`, which isn't there."""
+    (tmp_path / "plug_in.py").write_text(
+        "import test_core, time\n@test_core.PLUGGED.add('one')\ndef one(): ...\ntime.sleep(0.2)\n"
+        "import plug_in_needs\n@test_core.PLUGGED.add('two')\ndef two(): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "test_core", sys.modules[__name__])
+    monkeypatch.setitem(globals(), "PLUGGED", Registry("thing", ("plug_in",)))
+    yield tmp_path
+    for name in ("plug_in", "plug_in_needs"):
+        sys.modules.pop(name, None)
+
+
+PLUGGED: Registry[object] = Registry("thing")
+
+
+def test_a_failed_import_is_not_taken_for_an_empty_registry(plug_in: Path) -> None:
+    for look in (PLUGGED.names, PLUGGED.names, lambda: PLUGGED.get("one"), lambda: PLUGGED.get("gone")):
+        with pytest.raises(ModuleNotFoundError, match="plug_in_needs"):
+            look()
+    (plug_in / "plug_in_needs.py").touch()
+    importlib.invalidate_caches()
+    assert PLUGGED.names() == ["one", "two"]
+    with pytest.raises(ValueError, match="twice"):
+        PLUGGED.add("one")(object())
+
+
+def test_threads_find_a_registry_whole(plug_in: Path) -> None:
+    (plug_in / "plug_in_needs.py").touch()
+    importlib.invalidate_caches()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: PLUGGED.names(), range(4))) == [["one", "two"]] * 4
+
+
+def test_differences_are_those_that_the_digest_sees() -> None:
+    differ = [(1, 1.0), (True, 1), (0, False), (None, canonical.NOTHING), ([1], [1.0]), ([{"x": 1}], [{"x": True}])]
+    for one, other in differ:
+        here, there = ({"a": {} if v is canonical.NOTHING else {"f": v}} for v in (one, other))
+        assert canonical.digest(here) != canonical.digest(there)
+        assert canonical.differences(here, there) == [("a.f", one, other)]
+        assert canonical.differences(here, here) == []
+    assert canonical.differences({"a": 1}, {}) == [("a", 1, canonical.NOTHING)]
+    assert repr(canonical.NOTHING) == "nothing"
+    assert canonical.differences([{"x": 1, "y": 2}], [{"y": 2, "x": 1}]) == []
 
 
 def test_canonical_text_ignores_order_and_refuses_objects() -> None:
