@@ -10,18 +10,19 @@ stopped, and other settings never mix with these.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 import av
@@ -29,6 +30,7 @@ import cv2
 
 from fsar_cache.errors import IntegrityError, Interrupted, MissingError, SpaceError, UsageError, unknown
 from fsar_cache.files import read_json, space_guard, whole_file, write_json
+from splits.synth import read_truth
 from splits.synth_draw import LOOKS, draw
 from splits.synth_motion import CLASSES, WORLD, Clip, clips
 
@@ -73,7 +75,7 @@ def render(
 
     The frames depend on seed, domain, class and number within the class alone, the bytes of a file also on the machine's encoder.
     `progress` is called with (clips done, clips to render). Raises UsageError for impossible settings, MissingError where an encoder
-    is missing, SpaceError, and Interrupted on Ctrl-C.
+    is missing, IntegrityError where the list of clips that is there is damaged, SpaceError, and Interrupted on Ctrl-C.
     """
     if clips_per_class < 1 or seed < 0 or workers < 0:
         raise UsageError("synth: clips per class must be at least 1, seed and workers at least 0")
@@ -86,18 +88,57 @@ def render(
     wanted = {d: [c for c in plan if not (folder / d / c.path).is_file()] for d, plan in plans.items()}
     settings = {d: _settings(seed, d, clips_per_class, plan) for d, plan in plans.items()}
     unfinished = [d for d in domains if wanted[d] or not _is_complete(folder / d, settings[d])]
-    for domain in unfinished:
-        with space_guard(folder / domain):
-            (folder / domain / "clips").mkdir(parents=True, exist_ok=True)
-            (folder / domain / "info.json").unlink(missing_ok=True)
-    _render_all(folder, seed, [(d, c) for d in domains for c in wanted[d]], workers, progress)
-    for domain in unfinished:
-        _finish(folder / domain, plans[domain], settings[domain])
+    with ExitStack() as locks:
+        old = {d: locks.enter_context(_begun(folder / d)) for d in unfinished}
+        _render_all(folder, seed, [(d, c) for d in domains for c in wanted[d]], workers, progress)
+        for domain in unfinished:
+            _finish(folder / domain, plans[domain], old[domain], settings[domain])
     reports = (
         DomainReport(d, folder / d, len(plans[d]), len(wanted[d]), _why(len(plans[d]), len(wanted[d]), settings[d]))
         for d in domains
     )
     return Report(tuple(reports), time.monotonic() - began)
+
+
+@contextmanager
+def _begun(folder: Path) -> Iterator[list[str]]:
+    """Have a domain's folder alone, rid of what killed runs left; gives the paths of the clips its list names, all below clips/.
+
+    Raises UsageError where another run is at work there, IntegrityError where the list is damaged.
+    """
+    with space_guard(folder):
+        (folder / "clips").mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another run is rendering into {folder}", hint="wait until it ends, or stop it"
+            ) from error
+        old = _listed(folder)
+        (folder / "info.json").unlink(missing_ok=True)
+        for aside in (*folder.glob(".*.partial"), *folder.glob("clips/.*.partial")):
+            aside.unlink()
+        yield old
+    finally:
+        os.close(handle)
+
+
+def _listed(folder: Path) -> list[str]:
+    """The paths in the domain's list of clips, none where there is no list."""
+    if not (folder / "truth.jsonl").exists():
+        return []
+    paths = []
+    for line in read_truth(folder):
+        path = line.get("path")
+        if not isinstance(path, str) or PurePosixPath(path).parts != ("clips", PurePosixPath(path).name):
+            raise IntegrityError(
+                f"{folder / 'truth.jsonl'} is damaged: {path!r} is no clip of it",
+                hint=f"remove {folder}, then run: fsar-cache synth",
+            )
+        paths.append(path)
+    return paths
 
 
 def _settings(seed: int, domain: str, clips_per_class: int, plan: list[Clip]) -> dict[str, Any]:
@@ -214,16 +255,12 @@ def encode(seed: int, domain: str, clip: Clip) -> bytes:
     return target.getvalue()
 
 
-def _finish(folder: Path, plan: list[Clip], settings: dict[str, Any]) -> None:
-    """Write the truth, remove the clips of the truth it replaces, then say that the domain is complete."""
-    truth = folder / "truth.jsonl"
-    known = {clip.path for clip in plan}
-    stale = [json.loads(line)["path"] for line in truth.read_text().splitlines()] if truth.is_file() else []
-    with whole_file(truth) as file:
+def _finish(folder: Path, plan: list[Clip], old: list[str], settings: dict[str, Any]) -> None:
+    """Write the truth, remove the clips (`old`) of the truth it replaces, then say that the domain is complete."""
+    with whole_file(folder / "truth.jsonl") as file:
         file.writelines((json.dumps(clip.line()) + "\n").encode() for clip in plan)
-    for path in stale:
-        if path not in known:
-            (folder / path).unlink(missing_ok=True)
+    for path in set(old) - {clip.path for clip in plan}:
+        (folder / path).unlink(missing_ok=True)
     look = LOOKS[settings["domain"]]
     made = {"width": look.width, "height": look.height, "fps": look.fps, "codec": look.codec, "pyav": av.__version__}
     write_json(folder / "info.json", {"settings": settings, "made": made})

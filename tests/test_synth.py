@@ -301,5 +301,44 @@ def test_kill_9_then_repeat_equals_an_uninterrupted_run(world: Path, tmp_path: P
     assert not (tmp_path / "far" / "info.json").exists()
     report = synth_render.render(tmp_path, clips_per_class=1, domains=("far",), workers=1)
     assert 0 < report.rendered < 20
-    kept = {n: b for n, b in contents(tmp_path).items() if not n.endswith(".partial")}
-    assert kept == contents(world)
+    assert contents(tmp_path) == contents(world)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a far domain of four clips."""
+    for module in (synth_motion, synth_render):
+        monkeypatch.setattr(module, "CLASSES", {"far": {"test": ("grow-split", "merge-shrink")}})
+    synth_render.render(tmp_path, clips_per_class=2, domains=("far",), workers=1)
+    return tmp_path / "far"
+
+
+@pytest.mark.parametrize(
+    "line", ["{ no json", "[1]", "{}", '{"path": "../outside"}', '{"path": "clips/../info.json"}', '{"path": "/etc/x"}']
+)
+def test_a_damaged_list_of_clips_is_said_and_nothing_is_removed(tiny: Path, line: str) -> None:
+    truth = tiny / "truth.jsonl"
+    truth.write_text(truth.read_text() + line + "\n")
+    (tiny.parent / "outside").write_text("mine")
+    before = contents(tiny.parent)
+    with pytest.raises(errors.IntegrityError, match=r"truth\.jsonl") as caught:
+        synth_render.render(tiny.parent, seed=1, clips_per_class=1, domains=("far",), workers=1)
+    assert "fsar-cache synth" in str(caught.value.hint)
+    assert contents(tiny.parent) == before
+
+
+def test_what_killed_runs_left_is_removed_and_two_runs_dont_meet(tiny: Path) -> None:
+    """The first run is in the middle of its work when the second one starts."""
+    for place in (tiny, tiny / "clips"):
+        (place / ".half.avi.1.partial").write_bytes(b"half")
+    seen = []
+
+    def meet(done: int, total: int) -> None:
+        assert not list(tiny.rglob("*.partial"))
+        with pytest.raises(errors.UsageError, match="another run is rendering into"):
+            synth_render.render(tiny.parent, seed=2, clips_per_class=1, domains=("far",), workers=1)
+        seen.append(done)
+
+    synth_render.render(tiny.parent, seed=1, clips_per_class=1, domains=("far",), workers=1, progress=meet)
+    assert seen
+    synth_render.render(tiny.parent, seed=2, clips_per_class=1, domains=("far",), workers=1)
