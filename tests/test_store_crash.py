@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +22,12 @@ import stores
 
 from cache.features import FeatureStore
 from cache.journal import FileJournal
-from cache.ledger import read_ledger
+from cache.ledger import Entry, read_ledger
+from cache.medium import Finding, Medium
 from cache.sealed import seal, unseal
 from cache.store import create, open_store
 from fsar_cache.errors import IntegrityError, MissingError, SpaceError
+from pipeline.cli import main
 
 ROOT = Path(__file__).parent.parent
 SPEC = stores.spec_of()
@@ -49,7 +55,7 @@ def extract(path: Path, backend: str, batch: int = 3, count: int = COUNT) -> Non
                 else:
                     array[start:end] = DATA[first + start : first + end]
                     journal.add(start, array[start:end], outcomes[start:end])
-            writer.write_block(block, array, outcomes, {"versions": {"a": "1"}})
+            writer.write_block(block, array, outcomes, {"weights": "seeded:7"})
 
 
 def require_true(path: Path) -> None:
@@ -242,6 +248,165 @@ def test_a_block_without_its_ledger_line_counts_for_nothing(store: FeatureStore)
     extract(store.path, store.backend)
     assert open_store(store.path).verify() == []
     assert sorted(ledger.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+@backends
+def test_verify_reports_nothing_of_a_writer_at_work(store: FeatureStore) -> None:
+    """Seen by a reader of before: newer blocks, a block between rename and ledger line, a half ledger line, a file aside, a journal."""
+    reader = open_store(store.path)
+    more = stores.rows_of(COUNT + 20)
+    data = stores.values(COUNT + 20, SPEC)
+    store.plan(more)
+    stores.write(store, data, [4])
+    new = block_file(store, 5)
+    with store.writer() as writer:
+        writer.journal(6).add(0, data[:2], [stores.outcome_of(row) for row in range(2)])
+        new.write_bytes(block_file(store, 4).read_bytes())
+        aside = new.with_name(f".{new.name}.7.partial")
+        aside.write_bytes(b"half")
+        with (store.path / "ledger.jsonl").open("ab") as ledger:
+            ledger.write(b'{"block":5,"rows"')
+        assert reader.verify() == []
+    assert [(f.block, f.kind) for f in open_store(store.path).verify()] == [(None, "torn"), (5, "extra")]
+    with store.writer():
+        pass
+    assert not aside.exists()
+    assert [(f.block, f.kind) for f in reader.verify()] == [(5, "extra")]
+
+
+@backends
+def test_verify_lets_a_writer_replace_blocks_meanwhile(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in (0, 1):
+        block_file(store, block).unlink()
+    reader, real, met = open_store(store.path), type(store.medium).check, threading.Lock()
+
+    def check(medium: Medium, entry: Entry) -> Finding | None:
+        with met:
+            if 0 in store.done:
+                store.drop_block(0)
+        return real(medium, entry)
+
+    monkeypatch.setattr(type(store.medium), "check", check)
+    assert [(f.block, f.kind) for f in reader.verify()] == [(1, "missing")]
+
+
+@backends
+def test_the_command_tells_damage_from_notes_and_mends_only_damage(
+    store: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verify(*more: str) -> tuple[int, str, str]:
+        code = main(["store", "verify", str(store.path), *more])
+        return code, *capsys.readouterr()
+
+    def bytes_of_blocks() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in map(partial(block_file, store), range(store.blocks))}
+
+    before, ledger = bytes_of_blocks(), store.path / "ledger.jsonl"
+    stray = block_file(store, 0).with_name("holiday.jpg")
+    stray.write_bytes(b"")
+    code, out, err = verify()
+    assert (code, out) == (0, f"note: {stray} is no file of this store\n")
+    assert "4 blocks are sound" in err
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join([*lines[:3], b"?" + lines[3]]))
+    os.truncate(block_file(store, 1), 100)
+    code, out, err = verify()
+    assert code == 4
+    assert [line.split(": ")[:2] for line in out.splitlines()] == [
+        ["block 1", "torn"],
+        ["ledger", "torn"],
+        ["block 3", "note"],
+        ["note", f"{stray} is no file of this store"],
+    ]
+    assert "1 of 4 blocks and 1 lines of the ledger are damaged" in err
+    hint = (
+        "repeat the extraction that made it: dataset set, backbone net, weights seeded:7, cut pooled, frames 8, size 64"
+    )
+    assert f"store verify {store.path} --mend, then {hint}" in err
+    with store.writer():
+        assert verify("--mend")[0] == 2
+    ledger.write_bytes(b"".join([*lines[:3], b"?" + lines[3]]))
+    code, out, err = verify("--mend", "--json")
+    assert code == 0
+    assert [finding["kind"] for finding in json.loads(out)] == ["torn", "torn", "extra", "extra"]
+    assert "dropped 1 damaged blocks and 1 lines of the ledger" in err
+    assert hint in err
+    assert open_store(store.path).done == {0, 2}
+    assert read_ledger(ledger).damaged == []
+    assert stray.exists()
+    assert verify()[0] == 0
+    extract(store.path, store.backend)
+    assert bytes_of_blocks() == before
+
+
+@backends
+def test_a_refresh_between_plan_and_block_of_a_writer(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a reader's looks at ledger and table, whichever comes first, a writer plans rows and writes their block."""
+    reader, kind = open_store(store.path), type(store.medium)
+    acted: list[str] = []
+
+    def then_act(name: str) -> Callable[[Medium], object]:
+        real = getattr(kind, name)
+
+        def look(medium: Medium) -> object:
+            seen = real(medium)
+            if medium is reader.medium and not acted:
+                acted.append(name)
+                store.plan(stores.rows_of(COUNT + 8))
+                stores.write(store, stores.values(COUNT + 8, SPEC))
+            return seen
+
+        return look
+
+    for name in ("ledger", "load_table"):
+        monkeypatch.setattr(kind, name, then_act(name))
+    reader.refresh()
+    assert acted
+    np.testing.assert_array_equal(reader.read([COUNT - 1]), DATA[[COUNT - 1]])
+    reader.refresh()
+    assert reader.missing() == []
+
+
+def test_reads_stay_right_in_the_middle_of_a_refresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = create(tmp_path / "s", SPEC, stores.rows_of(COUNT), dataset="set", block_rows=8)
+    stores.write(store, DATA)
+    real, reads = Entry.failed.fget, []  # type: ignore[attr-defined]
+
+    def failed(entry: Entry) -> object:
+        """Asked of every block in turn by a refresh: the place to be another thread."""
+        with ThreadPoolExecutor(1) as pool:
+            reads.append(pool.submit(store.read, range(COUNT)).result(timeout=10))
+        return real(entry)
+
+    monkeypatch.setattr(Entry, "failed", property(failed))
+    store.refresh()
+    assert len(reads) >= 4
+    for read in reads:
+        np.testing.assert_array_equal(read, DATA)
+
+
+@backends
+def test_a_ledger_that_knows_more_than_the_table_is_refused(store: FeatureStore) -> None:
+    old = (store.path / "rows.json").read_bytes()
+    store.plan(stores.rows_of(COUNT + 8))
+    stores.write(store, stores.values(COUNT + 8, SPEC))
+    (store.path / "rows.json").write_bytes(old)
+    with pytest.raises(IntegrityError, match="the ledger has 8 rows of block 4, the row table has 0"):
+        open_store(store.path)
+
+
+@backends
+def test_files_that_vanish_while_a_store_is_measured(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.walk
+    size = store.info()["bytes"]
+
+    def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, names in real(folder):
+            yield place, folders, [*names, "removed since"]
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert store.info()["bytes"] == size
+    assert size == sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
 
 
 def test_sealed_lines_survive_no_change() -> None:
