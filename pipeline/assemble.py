@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,15 +19,18 @@ from cache.store import open_store, stores_under
 from extract.backbone import Backbone
 from extract.config import ExtractConfig, backbone_of, spec_of, store_path
 from extract.pool import DecodePool
+from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError
 from pipeline.live import LiveSource
 from pipeline.loop import TrainData
 from pipeline.model import Model, build_model
 from pipeline.recipe import Domain, Features, Recipe
 from pipeline.sources import FeatureSource, StoreSource
+from pipeline.unseen import require_unseen
 from splits.datasets import open_split
 from splits.episodes import EpisodeSampler
 from splits.types import Protocol, Split
+from splits.words import listed
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,17 @@ class Opened:
             "split": self.split.hash,
             "features": self.source.spec.fingerprint,
         }
+
+
+def extract_command(dataset: str, features: Features) -> str:
+    """The command line that extracts what these features need, whatever recipe they are from."""
+    config = extract_config(features)
+    words = ["fsar-cache", "extract", dataset]
+    for name in ("backbone", "weights", "cut"):
+        words += [f"--{name}", getattr(config, name)]
+    for name in ("frames", "size", "sampling", "transform", "scaling"):
+        words += ["--set", f"features.{name}={getattr(config, name)}"]
+    return shlex.join(words)
 
 
 def extract_config(features: Features) -> ExtractConfig:
@@ -81,17 +97,17 @@ class Workshop:
             source = LiveSource(split, chosen, self.recipe.features, self.spec, self._pool)
         else:
             path = store_path(self._places.stores, split.name, self.spec)
-            self._require_store(path, domain.dataset)
-            source = StoreSource(open_store(path), chosen)
+            extract = extract_command(domain.dataset, self.recipe.features)
+            self._require_store(path, domain.dataset, extract)
+            source = StoreSource(open_store(path), chosen, extract=extract)
         strange = sorted(set(domain.exclude) - {video.id for p in split.parts.values() for video in p.videos})
         if strange:
             raise MissingError(f"no clip {strange[0]!r} in {domain.dataset}, yet the recipe excludes it")
         return Opened(source, split, source.excluded | frozenset(domain.exclude))
 
-    def _require_store(self, path: Path, dataset: str) -> None:
+    def _require_store(self, path: Path, dataset: str, hint: str) -> None:
         if path in stores_under(path.parent):
             return
-        hint = f"fsar-cache extract {dataset} --recipe {self.recipe.name} (with the same --set as here)"
         for other in stores_under(path.parent):
             try:
                 self.spec.require_same(open_store(other).spec, "this recipe", f"the store {other}")
@@ -100,38 +116,54 @@ class Workshop:
         raise MissingError(f"{dataset} is not extracted for this recipe: no store {path}", hint=hint)
 
     def training(self) -> tuple[TrainData, dict[str, Any]]:
-        """Source, unlabelled target clips and sampler of training, and their identity; both sources must hold the same features."""
-        recipe = self.recipe
+        """Source, unlabelled target clips and sampler of training, and their identity; both sources must hold the same features.
+
+        UsageError where a clip of the evaluation is trained on, or a validation clip is.
+        """
+        recipe, train = self.recipe, self.recipe.train
+        require_unseen(recipe)
         source = self.open(recipe.source, recipe.source.part)
         identity: dict[str, Any] = {"source": source.identity()}
-        exclude, unlabelled = source.exclude, None
-        if recipe.train.unlabelled and recipe.target.unlabelled is not None:
+        target = None
+        if train.unlabelled and recipe.target.unlabelled is not None:
             target = self.open(recipe.target, recipe.target.unlabelled)
             target.source.spec.require_same(source.source.spec, target.split.name, source.split.name)
             identity["unlabelled"] = target.identity()
-            exclude, unlabelled = exclude | target.exclude, target.source
         sampler = EpisodeSampler(
             source.source.part,
-            recipe.train.protocol,
-            recipe.train.seed,
-            exclude=exclude,
-            unlabelled=unlabelled.part if unlabelled else None,
+            train.protocol,
+            train.seed,
+            exclude=source.exclude,
+            unlabelled=target.source.part if target else None,
+            exclude_unlabelled=target.exclude if target else frozenset(),
+            unlabelled_sampling=train.unlabelled_sampling,
             split_hash=source.split.hash,
+            min_class=recipe.source.min_class,
+            role="source",
         )
-        identity["excluded"] = sampler.exclusion_hash
-        return TrainData(source.source, sampler, unlabelled, exclude), identity
+        identity |= {"excluded": sampler.exclusion_hash, "left_out": list(sampler.left_out)}
+        _say_left_out(source.split.name, sampler)
+        return TrainData(source.source, sampler, target.source if target else None, source.exclude), identity
 
     def evaluation(
-        self, domain: Domain, protocol: Protocol, seed: int
+        self, domain: Domain, protocol: Protocol, seed: int, role: Literal["source", "target"] = "target"
     ) -> tuple[FeatureSource, EpisodeSampler, dict[str, Any]]:
-        """Source and sampler of evaluation episodes on the domain's part, and their identity."""
+        """Source and sampler of evaluation episodes on the domain's part, and their identity; role: of the domain in the recipe."""
         opened = self.open(domain, domain.part)
         sampler = EpisodeSampler(
-            opened.source.part, protocol, seed, exclude=opened.exclude, split_hash=opened.split.hash
+            opened.source.part,
+            protocol,
+            seed,
+            exclude=opened.exclude,
+            split_hash=opened.split.hash,
+            min_class=domain.min_class,
+            role=role,
         )
+        _say_left_out(opened.split.name, sampler)
         identity = {
             **opened.identity(),
             "excluded": sampler.exclusion_hash,
+            "left_out": list(sampler.left_out),
             "protocol": dataclasses.asdict(protocol),
             "seed": seed,
         }
@@ -140,6 +172,21 @@ class Workshop:
     def model(self, classes: int) -> Model:
         """The recipe's model for so many training classes; parameters from the training seed, `normaliser` not fitted yet."""
         return build_model(self.recipe, self.backbone, self.spec, classes)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warn(text)
+
+
+def _say_left_out(dataset: str, sampler: EpisodeSampler) -> None:
+    """Warn of classes that are not drawn, once per process however often the same episodes are set up."""
+    if sampler.left_out:
+        classes, p = sampler.part.classes, sampler.protocol
+        _warn_once(
+            f"{len(sampler.left_out)} of {len(classes)} classes of {dataset}/{sampler.part.name} are left out, "
+            f"having fewer than {p.shot + p.query} usable clips: {listed(list(sampler.left_out))}"
+        )
 
 
 @contextmanager

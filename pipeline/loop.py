@@ -32,7 +32,10 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class TrainData:
-    """Labelled source clips, the sampler of training episodes, unlabelled target clips where the protocol asks for them, ids left out."""
+    """Labelled source clips, the sampler of training episodes, unlabelled target clips where the protocol asks for them.
+
+    exclude: ids of source clips that are left out.
+    """
 
     source: FeatureSource
     sampler: EpisodeSampler
@@ -136,22 +139,26 @@ class Training:
     def advance(self, fetched: Fetched) -> dict[str, float]:
         """One iteration: forward, teachers, backward, and the optimizer step where it is due; returns losses, accuracy and rate.
 
-        Call inside `repeatable`. UsageError where the loss is not finite; the weights are then those before the iteration.
+        Call inside `repeatable`. UsageError where the training diverged; the weights are then those before the iteration.
         """
         train, step = self.recipe.train, self.iteration + 1
         self.model.train()
         torch.manual_seed(key_of("dropout", train.seed, step) % 2**63)
         batch = self._batch(fetched)
-        out = self.model.head(batch, step)
+        try:
+            out = self.model.head(batch, step)
+        except UsageError as error:
+            # the same shapes passed before the first step and what came in is finite: it's the weights that are at fault
+            stepped = any(train.steps_at(i) for i in range(1, step))
+            if stepped and all(bool(a.isfinite().all()) for a in fetched.roles.values()):
+                raise _diverged(step, error.message) from error
+            raise
         loss = out.loss
         names = list(out.losses)
         found = torch.stack([loss, *(value for value, _ in out.losses.values())]).tolist()
         if not math.isfinite(found[0]):
             each = ", ".join(f"{n} {v:g}" for n, v in zip(names, found[1:], strict=True))
-            raise UsageError(
-                f"the loss is {found[0]} at iteration {step} ({each})",
-                hint="try a smaller train.lr in a new run; the last checkpoint holds the weights from before",
-            )
+            raise _diverged(step, f"the loss is {found[0]} ({each})")
         self.model.head.after_forward(step)
         loss.backward()
         rate = rate_at(train, step)
@@ -179,3 +186,10 @@ class Training:
             ints(fetched.query_class),
             clips.get("unlabelled"),
         )
+
+
+def _diverged(step: int, what: str) -> UsageError:
+    return UsageError(
+        f"the training diverged at iteration {step}: {what}",
+        hint="try a smaller train.lr in a new run: --set train.lr=NUMBER --run NAME",
+    )

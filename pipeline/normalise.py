@@ -9,12 +9,19 @@ from torch import Tensor, nn
 
 from fsar_cache.errors import UsageError
 
+ROUNDING = 1e-6
+"""A deviation up to this share of a channel's root mean square is rounding of its mean over time, not a change."""
+FLOOR = 1e-3
+"""A deviation up to this share of the median one counts as none."""
+
 
 class Normaliser(nn.Module):
     """Maps features [..., T, D] to features of the same shape.
 
     "none": unchanged. "centre-source-std" (ours, not from a paper): minus the clip's mean over time, divided by `scale` [D], the
     per-channel deviation of the centred source training clips. Centring removes what a clip looks like and keeps what changes.
+    A channel that (almost) never changes in the source gets the median deviation of those that do: dividing by its own would let
+    rounding, or a target in which it does change, drown all others.
     """
 
     def __init__(self, name: str, width: int = 0) -> None:
@@ -31,20 +38,24 @@ class Normaliser(nn.Module):
         return (features - features.mean(-2, keepdim=True)) / self.scale
 
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Set `scale` from the source training clips, given in batches [B, T, D]; a channel that never changes gets scale 1.
+        """Set `scale` from the source training clips, given in batches [B, T, D]; all 1 where no channel changes.
 
         Sums in float64, batch by batch, so the result depends on the clips and their order alone.
         """
         if self.name == "none":
             return
-        total, count = torch.zeros(len(self.scale), dtype=torch.float64), 0
+        changing, whole = torch.zeros(2, len(self.scale), dtype=torch.float64)
+        count = 0
         for batch in batches:
             centred = (batch - batch.mean(-2, keepdim=True)).double().flatten(0, -2)
-            total += centred.square().sum(0).cpu()
+            changing += centred.square().sum(0).cpu()
+            whole += batch.double().flatten(0, -2).square().sum(0).cpu()
             count += len(centred)
         if count == 0:
             raise UsageError(
                 "no source clip to take deviations from", hint="check the source partition and its failed clips"
             )
-        deviation = (total / count).sqrt()
-        self.scale.copy_(torch.where(deviation > 0, deviation, 1.0))
+        deviation = (changing / count).sqrt()
+        alive = deviation > ROUNDING * (whole / count).sqrt()
+        usual = deviation[alive].median() if alive.any() else torch.ones((), dtype=torch.float64)
+        self.scale.copy_(torch.where(alive & (deviation > FLOOR * usual), deviation, usual))

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fsar_cache.errors import UsageError, unknown
+from fsar_cache.files import read_json
 from fsar_cache.settings import build, override, read_toml
+from splits.episodes import MinClass, UnlabelledSampling
 from splits.types import Protocol
 
 Cut = Literal["pooled", "map", "frames", "video"]
@@ -47,13 +49,15 @@ class Domain:
     """A dataset and the partition used of it.
 
     unlabelled: the partition whose clips may be used in training without labels (target only). exclude: ids of clips never drawn,
-    beside those that failed extraction.
+    beside those that failed extraction. min_class: whether a class with fewer usable clips than an episode takes is refused or dropped;
+    one without any usable clip is left out either way.
     """
 
     dataset: str
     part: str
     unlabelled: str | None = None
     exclude: tuple[str, ...] = ()
+    min_class: MinClass = "refuse"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Train:
 
     first_step_early: step when (iteration + 1) is a multiple of tasks_per_batch and at the last iteration but one, as GSLTA
     published it (with 16 the first step comes after 15 episodes); otherwise after every tasks_per_batch episodes and at the end.
+    unlabelled_sampling: "uniform" over the unlabelled clips, or the faulty walk over classes that GSLTA "published".
     schedule: "constant", "cosine" (to 0 over all iterations) or "steps" (times gamma at each of milestones, in iterations).
     validate_every: iterations between validations on `validate_part` of the source (0: never); the best one is kept as "best".
     """
@@ -70,6 +75,7 @@ class Train:
     shot: int = 5
     query: int = 5
     unlabelled: int = 0
+    unlabelled_sampling: UnlabelledSampling = "uniform"
     iterations: int = 1000
     tasks_per_batch: int = 16
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -146,13 +152,17 @@ class Published:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, complete: the same recipe, data and machine give the same numbers."""
+    """One experiment, complete: the same recipe, data and machine give the same numbers.
+
+    default_of_head: of a shipped recipe, that commands which name only its head use it.
+    """
 
     name: str
     head: str
     source: Domain
     target: Domain
     about: str = ""
+    default_of_head: bool = False
     features: Features = field(default_factory=Features)
     head_config: dict[str, Any] = field(default_factory=dict)
     train: Train = field(default_factory=Train)
@@ -164,6 +174,12 @@ class Recipe:
             raise ValueError(f"train.unlabelled is {self.train.unlabelled}, but target.unlabelled names no partition")
         if self.source.unlabelled is not None:
             raise ValueError("source.unlabelled has no use; unlabelled clips come from the target")
+        tasks = self.train.tasks_per_batch
+        if self.head_config.get("tasks_per_batch", tasks) != tasks:
+            raise ValueError(
+                f"head_config.tasks_per_batch is {self.head_config['tasks_per_batch']}, but train.tasks_per_batch is {tasks}; "
+                "the losses are divided by the episodes of a step: leave head_config.tasks_per_batch out"
+            )
 
 
 def _shipped() -> dict[str, Path]:
@@ -177,25 +193,24 @@ def names() -> list[str]:
 
 
 def load_recipe(name_or_path: str, sets: tuple[str, ...] | list[str] = ()) -> Recipe:
-    """The recipe called so, or in the TOML file at that path, with `a.b=c` settings applied.
+    """The recipe called so, or in the file at that path (TOML, or the config.json of a run), with `a.b=c` settings applied.
 
-    A recipe's name is its file's stem. Raises UsageError for unknown names, keys and values that don't fit (with the nearest one),
-    MissingError for a path that isn't there.
+    A recipe's name is its file's stem; a run's config says it. Raises UsageError for unknown names, keys and values that don't fit (with
+    the nearest one), MissingError for a path that isn't there.
     """
     shipped = _shipped()
-    is_path = name_or_path.endswith(".toml") or "/" in name_or_path
+    is_path = name_or_path.endswith((".toml", ".json")) or "/" in name_or_path
     if not is_path and name_or_path not in shipped:
         raise unknown("recipe", name_or_path, shipped)
     path = Path(name_or_path) if is_path else shipped[name_or_path]
-    return build(Recipe, override({"name": path.stem, **read_toml(path)}, sets))
+    values = read_json(path) if path.suffix == ".json" else read_toml(path)
+    return build(Recipe, override({"name": path.stem, **values}, sets))
 
 
 def recipe_of_head(head: str) -> str:
-    """The recipe that a command which names only a head uses: the one called as the head, else the first that uses it."""
-    shipped = _shipped()
-    if head in shipped:
-        return head
-    by_head = {read_toml(path)["head"]: name for name, path in reversed(shipped.items())}
+    """The recipe that a command which names only a head uses: the shipped one that says `default_of_head = true`."""
+    read = {name: read_toml(path) for name, path in _shipped().items()}
+    by_head = {values["head"]: name for name, values in read.items() if values.get("default_of_head")}
     if head not in by_head:
         raise UsageError(
             f"no recipe uses the head {head!r}; there are recipes for {', '.join(sorted(by_head))}",

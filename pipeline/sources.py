@@ -53,12 +53,18 @@ class StoreSource:
     """Rows of a store: the evaluation view, in training too.
 
     load: "ram" reads the partition once, "mmap" reads rows when asked, "auto" chooses by size. Raises MissingError where clips of the
-    partition are not in the store or not extracted yet.
+    partition are not in the store or not extracted yet; `extract` is the command that extracts them.
     """
 
     ahead = 0
 
-    def __init__(self, store: FeatureStore, part: Part, load: Literal["auto", "ram", "mmap"] = "auto") -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        part: Part,
+        load: Literal["auto", "ram", "mmap"] = "auto",
+        extract: str = "fsar-cache extract",
+    ) -> None:
         self.part = part
         self.spec = store.spec
         self._store = store
@@ -72,7 +78,7 @@ class StoreSource:
             raise MissingError(
                 f"{len(undone)} of {len(rows)} clips of {store.dataset}/{part.name} are not in the store {store.path}: "
                 f"{', '.join(undone[:3])}{'...' if len(undone) > 3 else ''}",
-                hint="extract them (finished clips are kept): fsar-cache extract",
+                hint=f"extract them (finished clips are kept): {extract}",
             )
         self.excluded = frozenset(part.ids[i] for i in failed)
         self._rows = rows

@@ -6,6 +6,7 @@ that was killed and resumed ends with the same bytes as one that was not (on one
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ from fsar_cache.errors import IntegrityError, Interrupted, UsageError
 from pipeline.assemble import Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, pack_state, save_checkpoint, unpack_model, unpack_training
 from pipeline.evaluate import evaluate
-from pipeline.folder import CHECKPOINTS, LAST, METRICS, note_session, write_config
+from pipeline.folder import CHECKPOINTS, CONFIG, LAST, METRICS, note_session, write_config
 from pipeline.loop import TrainData, Training, repeatable, stream
 from pipeline.metrics import MetricsLog
 from pipeline.recipe import Recipe
@@ -93,12 +94,13 @@ class Run:
         if not any(p.requires_grad for p in model.parameters()):
             raise UsageError(
                 f"head {shop.recipe.head!r} on frozen {shop.recipe.features.cut!r} features has nothing to train",
-                hint=f"evaluate it as it is: fsar-cache eval --recipe {shop.recipe.name}",
+                hint="evaluate it as it is: fsar-cache eval, with the --head or --recipe and the --set given here",
             )
         self.recipe = replace(shop.recipe, head_config=asdict(model.head.config))
         self.folder = folder
         self.data = data
         self.identity = identity
+        self.device = device
         self.training = Training(self.recipe, model, device)
         self.validation = _validation(shop)
         self.best: dict[str, float] | None = None
@@ -125,7 +127,7 @@ class Run:
                 if stopping:
                     raise Interrupted(
                         f"stopped and saved after iteration {self.training.iteration} of {train.iterations} in {self.folder}",
-                        hint="repeat the command to continue from there",
+                        hint=f"continue from there: {command_that_continues(self.folder, self.device)}",
                     )
         return RunSummary(self.folder, train.iterations, before, time.perf_counter() - began, row, self.best)
 
@@ -174,6 +176,13 @@ class Run:
         return {"validation": found.accuracy, "validation_interval": found.interval}
 
 
+def command_that_continues(folder: Path, device: torch.device) -> str:
+    """The command line that goes on with the run in `folder`, whatever command began it: by the recipe that the run keeps."""
+    where = f"{folder}" if "/" in f"{folder}" else f"./{folder}"
+    words = ["fsar-cache", "train", "--recipe", f"{where}/{CONFIG}", "--run", where, "--device", str(device)]
+    return shlex.join(words)
+
+
 def _validation(shop: Workshop) -> Validation | None:
     """Validation episodes have the shape of the recipe's evaluation episodes."""
     train, eval_ = shop.recipe.train, shop.recipe.eval
@@ -181,7 +190,7 @@ def _validation(shop: Workshop) -> Validation | None:
         return None
     protocol = Protocol(eval_.way, eval_.shot, eval_.query, train.validate_episodes)
     domain = replace(shop.recipe.source, part=train.validate_part)
-    source, sampler, _ = shop.evaluation(domain, protocol, train.seed)
+    source, sampler, _ = shop.evaluation(domain, protocol, train.seed, role="source")
     return Validation(source, sampler)
 
 

@@ -6,16 +6,18 @@ Every class is as likely as any other, whatever its size; classes of an episode,
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fsar_cache.canonical import digest
 from fsar_cache.draws import bits, integers, key_of
 from fsar_cache.errors import UsageError
 from splits.types import Episodes, Ints, Part, Protocol
 from splits.words import listed
+
+MinClass = Literal["refuse", "drop"]
+UnlabelledSampling = Literal["uniform", "published"]
 
 
 def without_replacement(key: int, index: tuple[Ints, ...], high: Ints | int, count: int) -> Ints:
@@ -33,14 +35,30 @@ def without_replacement(key: int, index: tuple[Ints, ...], high: Ints | int, cou
     return drawn
 
 
+def published_walk(number: Ints, sizes: Ints) -> Ints:
+    """The clips that GSLTA's published code takes for drawn numbers s in [1, n): int64 of the same shape, counting clips class by class.
+
+    sizes [classes]: clips of each class, n in all. The walk stops at the first class j with s < C_j + size_j, where C_j counts the clips
+    of the classes up to and including j, and takes clip s - C_j of it, from the end where that is negative. So of classes of one size
+    the first is drawn twice as often as any other, and the last never; two numbers may mean one clip.
+    """
+    through = np.cumsum(sizes)
+    # the first bound above s is the first running maximum of the bounds above s
+    found = np.searchsorted(np.maximum.accumulate(through + sizes), number, side="right")
+    within = number - through[found]
+    place: Ints = through[found] - np.where(within < 0, 0, sizes[found]) + within
+    return place
+
+
 class EpisodeSampler:
     """Draws episodes of one partition.
 
-    exclude: ids that are never drawn (failed clips), as support, query or unlabelled. unlabelled: the partition the protocol's unlabelled
-    clips come from, uniformly over its clips. split_hash: of the split `part` is from. min_class: whether classes with fewer usable
-    clips than shot + query are refused or dropped. UsageError up front for a protocol that can't be met: why, and what would work.
+    exclude: ids of `part` that are never drawn (failed clips). unlabelled: the partition the protocol's unlabelled clips come from, but
+    those in exclude_unlabelled: uniformly over its clips, or as `published_walk` has it. split_hash: of the split `part` is from.
+    min_class: whether classes with fewer usable clips than shot + query are refused or dropped; a class all of whose clips are excluded
+    is left out either way. UsageError up front for a protocol that can't be met: why, and what would work (`role`: whose setting that is).
 
-    Support and query clips don't depend on the number of episodes or of unlabelled clips, nor on excluded ids of other partitions.
+    Support and query clips depend on nothing about unlabelled clips, nor on the number of episodes, nor on ids of other partitions.
     """
 
     def __init__(
@@ -51,20 +69,34 @@ class EpisodeSampler:
         *,
         exclude: Collection[str] = frozenset(),
         unlabelled: Part | None = None,
+        exclude_unlabelled: Collection[str] = frozenset(),
+        unlabelled_sampling: UnlabelledSampling = "uniform",
         split_hash: str = "",
-        min_class: Literal["refuse", "drop"] = "refuse",
+        min_class: MinClass = "refuse",
+        role: Literal["source", "target"] = "target",
     ) -> None:
-        if min_class not in ("refuse", "drop"):
-            raise UsageError(f"min_class is {min_class!r}; allowed: refuse, drop")
+        for name, value, allowed in (
+            ("min_class", min_class, get_args(MinClass)),
+            ("unlabelled_sampling", unlabelled_sampling, get_args(UnlabelledSampling)),
+        ):
+            if value not in allowed:
+                raise UsageError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
         self.part = part
         self.protocol = protocol
         self.seed = seed
+        self._role = role
+        self._sampling = unlabelled_sampling
         self._positions, out = _usable(part, exclude)
         self._sizes = np.bincount(part.labels[self._positions], minlength=len(part.classes))
         self._classes = self._playable(min_class)
         self._positions = self._positions[np.argsort(part.labels[self._positions], kind="stable")]
         self._first = np.cumsum(self._sizes) - self._sizes
-        self._pool, pool_out = _usable(unlabelled, exclude) if unlabelled else (np.zeros(0, np.int64), [])
+        self._pool, pool_out = _usable(unlabelled, exclude_unlabelled) if unlabelled else (np.zeros(0, np.int64), [])
+        self._pool_sizes = np.zeros(0, np.int64)
+        if unlabelled and unlabelled_sampling == "published":
+            labels = unlabelled.labels[self._pool]
+            self._pool = self._pool[np.argsort(labels, kind="stable")]
+            self._pool_sizes = np.bincount(labels, minlength=len(unlabelled.classes))
         self._check_pool(unlabelled)
         self._hash = digest([out, pool_out], 16)
         task = (protocol.way, protocol.shot, protocol.query)
@@ -80,6 +112,12 @@ class EpisodeSampler:
         """Hash of the excluded ids of the two partitions: runs are comparable episode by episode only where it agrees."""
         return self._hash
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the partition's classes that are never drawn: no usable clip, or too few where small classes are dropped."""
+        drawn = set(self._classes.tolist())
+        return tuple(name for c, name in enumerate(self.part.classes) if c not in drawn)
+
     def episodes(self, start: int, count: int) -> Episodes:
         """Episodes start .. start + count - 1: `episodes(a, n)` are the rows a .. a+n-1 of `episodes(0, a+n)`, bit for bit."""
         if start < 0 or count < 0:
@@ -92,8 +130,15 @@ class EpisodeSampler:
         clips = self._positions[self._first[classes][..., None] + clips]
         support, support_labels = self._shuffle("support", index, clips[..., : p.shot])
         query, query_labels = self._shuffle("query", index, clips[..., p.shot :])
-        free = without_replacement(self._key["unlabelled"], (index,), len(self._pool), p.unlabelled)
-        return Episodes(index, classes, support, support_labels, query, query_labels, self._pool[free])
+        return Episodes(index, classes, support, support_labels, query, query_labels, self._unlabelled(index))
+
+    def _unlabelled(self, index: Ints) -> Ints:
+        """Positions of the unlabelled clips [E, U] of the episodes `index` [E]."""
+        key, count = self._key["unlabelled"], self.protocol.unlabelled
+        if self._sampling == "published" and count:
+            number = 1 + without_replacement(key, (index,), len(self._pool) - 1, count)
+            return self._pool[published_walk(number, self._pool_sizes)]
+        return self._pool[without_replacement(key, (index,), len(self._pool), count)]
 
     def _shuffle(self, what: str, index: Ints, clips: Ints) -> tuple[Ints, Ints]:
         """Clips [E, W, n] as [E, W*n] in random order, and the label of each."""
@@ -103,38 +148,38 @@ class EpisodeSampler:
         flat = clips.reshape(episodes, way * each)
         return np.take_along_axis(flat, order, 1), np.take_along_axis(labels, order, 1)
 
-    def _playable(self, min_class: str) -> Ints:
+    def _playable(self, min_class: MinClass) -> Ints:
         """The classes (rows of part.classes) with enough usable clips; UsageError where that can't work."""
-        p, names = self.protocol, self.part.classes
+        p, sizes = self.protocol, self._sizes
         need = p.shot + p.query
         what = f"{p.way}-way episodes with {p.shot} shot and {p.query} query clips per class"
         where = f"partition {self.part.name!r}"
         lost = len(self.part.videos) - len(self._positions)
         gone = f" ({lost} clips are excluded)" if lost else ""
-        small: NDArray[np.int64] = np.flatnonzero(self._sizes < need)
-        enough = np.flatnonzero(self._sizes >= need)
-        few = listed([f"{names[c]} ({self._sizes[c]})" for c in small])
-        if len(names) < p.way:
+        there = np.flatnonzero((sizes > 0) | (np.bincount(self.part.labels, minlength=len(sizes)) == 0))
+        small, enough = there[sizes[there] < need], there[sizes[there] >= need]
+        names = [self.part.classes[c] for c in there]
+        few = listed([f"{self.part.classes[c]} ({sizes[c]})" for c in small])
+        if len(there) < p.way:
             raise UsageError(
-                f"{what} need {p.way} classes, but {where} has {len(names)}: {listed(names)}",
-                hint=f"at most {len(names)}-way is possible there" if len(names) > 1 else "take another partition",
+                f"{what} need {p.way} classes, but {where} has {len(there)}{gone}: {listed(names)}",
+                hint=f"at most {len(there)}-way is possible there" if len(there) > 1 else "take another partition",
             )
         if len(small) and min_class == "refuse":
-            least = int(self._sizes.min())
+            least = int(sizes[there].min())
             fits = [f"shot + query of at most {least}"] if least > 1 else []
-            fits += [f'min_class="drop" leaves {len(enough)} classes'] if len(enough) >= p.way else []
+            fits += [f"--set {self._role}.min_class=drop leaves {len(enough)} classes"] if len(enough) >= p.way else []
             raise UsageError(
-                f"{what} need {need} usable clips of every class, but {len(small)} of {len(names)} classes of {where} "
+                f"{what} need {need} usable clips of every class, but {len(small)} of {len(there)} classes of {where} "
                 f"have fewer{gone}: {few}",
                 hint=f"what would work: {'; or '.join(fits)}" if fits else "take another partition, or add clips",
             )
         if len(enough) < p.way:
-            most = int(np.sort(self._sizes)[-p.way])
+            most = int(np.sort(sizes)[-p.way])
+            fits = [f"what would work: shot + query of at most {most}"] if most > 1 else []
             raise UsageError(
                 f"{what} need {p.way} classes of {need} usable clips, but {where} has {len(enough)}{gone}; too small: {few}",
-                hint=f"what would work: shot + query of at most {most}"
-                if most > 1
-                else "take another partition, or add clips",
+                hint=fits[0] if fits else "take another partition, or add clips",
             )
         return enough
 
@@ -145,11 +190,12 @@ class EpisodeSampler:
                 f"the protocol wants {want} unlabelled clips per episode, but no partition to draw them from is named",
                 hint="name the target's unlabelled partition, or ask for 0",
             )
-        if unlabelled is not None and want > len(self._pool):
+        most = max(0, len(self._pool) - (self._sampling == "published"))
+        if unlabelled is not None and want > most:
             raise UsageError(
                 f"the protocol wants {want} unlabelled clips per episode, but partition {unlabelled.name!r} "
                 f"has {len(self._pool)} usable of {len(unlabelled.videos)}",
-                hint=f"ask for at most {len(self._pool)}",
+                hint=f"ask for at most {most}",
             )
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fsar_cache.draws import bits
 from fsar_cache.errors import UsageError
-from splits.episodes import EpisodeSampler, without_replacement
+from splits.episodes import EpisodeSampler, published_walk, without_replacement
 from splits.types import Episodes, Part, Protocol, Video
 
 FIELDS = ("index", "classes", "support", "support_labels", "query", "query_labels", "unlabelled")
@@ -90,11 +90,14 @@ protocols = st.builds(
 def test_episodes_are_sound(p: Protocol, seed: int, start: int, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(p.shot + p.query, 12), min_size=p.way, max_size=9))
     part, pool = part_of(sizes, shuffle=seed % 7), part_of([6, 3], "pool")
-    exclude = data.draw(st.sets(st.sampled_from([*part.ids, *pool.ids[:3]]), max_size=6))
+    exclude = data.draw(st.sets(st.sampled_from(part.ids), max_size=6))
+    out = data.draw(st.sets(st.sampled_from(pool.ids), max_size=3))
     banned = {v for v, name in enumerate(part.ids) if name in exclude}
     kept = Counter(part.videos[v].label for v in range(len(part.videos)) if v not in banned)
-    sampler_of = lambda: EpisodeSampler(part, p, seed, exclude=exclude, unlabelled=pool, split_hash="h")  # noqa: E731
-    if any(kept[c] < p.shot + p.query for c in part.classes):
+    sampler_of = lambda: EpisodeSampler(  # noqa: E731
+        part, p, seed, exclude=exclude, unlabelled=pool, exclude_unlabelled=out, split_hash="h"
+    )
+    if any(n < p.shot + p.query for n in kept.values()) or len(kept) < p.way:
         with pytest.raises(UsageError):
             sampler_of()
         return
@@ -112,7 +115,7 @@ def test_episodes_are_sound(p: Protocol, seed: int, start: int, data: st.DataObj
         assert np.array_equal(np.bincount(e.query_labels[i]), [p.query] * p.way)
         assert not banned & {*support.tolist(), *query.tolist()}
         assert len(set(free)) == p.unlabelled
-        assert not exclude & {pool.ids[v] for v in free}
+        assert not out & {pool.ids[v] for v in free}
 
 
 def test_any_slice_is_the_same_episodes() -> None:
@@ -135,7 +138,8 @@ import hashlib, json
 from splits.episodes import EpisodeSampler
 from splits.types import Part, Protocol, Video
 part = Part("train", ("a", "b", "c"), tuple(Video(f"{c}{i}", c, "p") for c in "abc" for i in range(7)))
-e = EpisodeSampler(part, Protocol(2, 2, 1, unlabelled=3), 11, exclude={"a1", "c6", "b0"}, unlabelled=part, split_hash="s").episodes(5, 40)
+e = EpisodeSampler(part, Protocol(2, 2, 1, unlabelled=3), 11, exclude={"a1", "c6", "b0"}, unlabelled=part,
+                   exclude_unlabelled={"a1", "c6", "b0"}, split_hash="s").episodes(5, 40)
 print(json.dumps([e.support[0].tolist(), e.query[0].tolist(), e.unlabelled[0].tolist(),
                   hashlib.sha256(b"".join(getattr(e, f).tobytes() for f in %r)).hexdigest()]))
 """
@@ -177,7 +181,7 @@ def test_what_changes_episodes_and_what_does_not() -> None:
     more = draw(protocol=Protocol(4, 2, 1, unlabelled=3), unlabelled=pool)
     assert np.array_equal(more.support, base.support)
     assert np.array_equal(more.query, base.query)
-    fewer = draw(protocol=Protocol(4, 2, 1, unlabelled=3), unlabelled=pool, exclude={pool.ids[0]})
+    fewer = draw(protocol=Protocol(4, 2, 1, unlabelled=3), unlabelled=pool, exclude_unlabelled={pool.ids[0]})
     assert np.array_equal(fewer.support, base.support)
     assert not np.array_equal(fewer.unlabelled, more.unlabelled)
     for change in (
@@ -193,18 +197,34 @@ def test_what_changes_episodes_and_what_does_not() -> None:
 def test_exclusion_hash_counts_only_clips_that_are_there() -> None:
     part, pool = part_of([9] * 6), part_of([20], "pool")
 
-    def hash_of(*exclude: str) -> str:
-        return EpisodeSampler(part, Protocol(2, 1, 1), 0, exclude=exclude, unlabelled=pool).exclusion_hash
+    def hash_of(exclude: Sequence[str] = (), unlabelled: Sequence[str] = ()) -> str:
+        sampler = EpisodeSampler(
+            part, Protocol(2, 1, 1), 0, exclude=exclude, unlabelled=pool, exclude_unlabelled=unlabelled
+        )
+        return sampler.exclusion_hash
 
-    assert hash_of() == hash_of("nobody") != hash_of(part.ids[0])
-    assert hash_of(part.ids[0], part.ids[1]) == hash_of(part.ids[1], part.ids[0], "nobody")
-    assert len({hash_of(), hash_of(part.ids[0]), hash_of(pool.ids[0]), hash_of(part.ids[0], pool.ids[0])}) == 4
+    mine, theirs = [part.ids[0]], [pool.ids[0]]
+    assert hash_of() == hash_of(["nobody"]) == hash_of(theirs, mine)
+    assert hash_of(part.ids[:2]) == hash_of([part.ids[1], part.ids[0], "nobody"])
+    assert len({hash_of(), hash_of(mine), hash_of((), theirs), hash_of(mine, theirs)}) == 4
+
+
+def test_one_id_in_two_datasets_is_two_clips() -> None:
+    """What failed in the unlabelled dataset is drawn from the labelled one, and the other way round."""
+    part, pool = part_of([3, 3], "x"), part_of([6], "x")
+    one = EpisodeSampler(part, Protocol(2, 1, 1, unlabelled=2), 1, unlabelled=pool, exclude_unlabelled={"x/0/0"})
+    assert 0 in one.episodes(0, 200).support
+    assert 0 not in one.episodes(0, 200).unlabelled
+    other = EpisodeSampler(part, Protocol(2, 1, 1, unlabelled=2), 1, unlabelled=pool, exclude={"x/0/0"})
+    assert 0 not in other.episodes(0, 200).support
+    assert 0 in other.episodes(0, 200).unlabelled
 
 
 def test_excluded_clips_are_never_drawn_and_all_others_are() -> None:
     part = part_of([4, 5, 6], shuffle=3)
     exclude = {part.ids[0], part.ids[7]}
-    e = EpisodeSampler(part, Protocol(2, 1, 1, unlabelled=2), 1, exclude=exclude, unlabelled=part).episodes(0, 2000)
+    p = Protocol(2, 1, 1, unlabelled=2)
+    e = EpisodeSampler(part, p, 1, exclude=exclude, unlabelled=part, exclude_unlabelled=exclude).episodes(0, 2000)
     usable = set(range(15)) - {0, 7}
     for drawn in (e.support, e.query, e.unlabelled):
         assert set(drawn.ravel().tolist()) == usable
@@ -221,6 +241,55 @@ def test_classes_and_clips_are_uniform_whatever_the_size() -> None:
             counts = np.bincount(drawn[part.labels[drawn] == c], minlength=len(part.videos))[part.labels == c]
             assert abs(chi_square(counts)) < 4
     assert abs(chi_square(np.bincount(e.unlabelled.ravel(), minlength=len(part.videos)))) < 4
+
+
+def walk(number: int, classes: Sequence[Sequence[int]]) -> int:
+    """The published walk, word for word: subtract a class before comparing, compare with its size subtracted again."""
+    through = 0
+    for members in classes:
+        through += len(members)
+        if number < through + len(members):
+            return members[number - through]
+    raise AssertionError("the walk ends in a class")
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(lambda sizes: sum(sizes) > 1))
+def test_the_published_walk_equals_a_literal_one(sizes: list[int]) -> None:
+    ends = np.cumsum(sizes)
+    classes = [list(range(end - size, end)) for end, size in zip(ends.tolist(), sizes, strict=True)]
+    numbers = np.arange(1, sum(sizes))
+    assert published_walk(numbers, np.array(sizes)).tolist() == [walk(s, classes) for s in numbers.tolist()]
+
+
+def test_published_unlabelled_sampling_walks_the_usable_clips_of_each_class() -> None:
+    sizes = [5, 2, 7, 5]
+    pool, out = part_of(sizes, "pool", shuffle=4), {"pool/2/3", "pool/0/0"}
+    p = Protocol(2, 1, 1, unlabelled=6)
+    made = {
+        how: EpisodeSampler(
+            part_of([4, 4]), p, 3, unlabelled=pool, exclude_unlabelled=out, unlabelled_sampling=how
+        ).episodes(7, 50)
+        for how in ("uniform", "published")
+    }
+    assert np.array_equal(made["uniform"].support, made["published"].support)
+    usable = [i for i, name in enumerate(pool.ids) if name not in out]
+    classes = [[i for i in usable if pool.labels[i] == c] for c in range(4)]
+    sampler = EpisodeSampler(
+        part_of([4, 4]), p, 3, unlabelled=pool, exclude_unlabelled=out, unlabelled_sampling="published"
+    )
+    numbers = 1 + without_replacement(sampler._key["unlabelled"], (np.arange(7, 57),), len(usable) - 1, 6)
+    assert all(len(set(row)) == 6 for row in numbers.tolist())
+    assert made["published"].unlabelled.tolist() == [[walk(s, classes) for s in row] for row in numbers.tolist()]
+    assert np.array_equal(sampler.episodes(20, 3).unlabelled, made["published"].unlabelled[13:16])
+
+
+def test_published_unlabelled_sampling_favours_the_first_class_and_forgets_the_last() -> None:
+    pool = part_of([20] * 5, "pool")
+    p = Protocol(2, 1, 1, unlabelled=4)
+    e = EpisodeSampler(part_of([4, 4]), p, 3, unlabelled=pool, unlabelled_sampling="published").episodes(0, 5000)
+    share = np.bincount(pool.labels[e.unlabelled].ravel(), minlength=5) / e.unlabelled.size
+    assert share == pytest.approx([39 / 99, 20 / 99, 20 / 99, 20 / 99, 0], abs=0.01)
 
 
 def test_order_of_support_and_query_says_nothing() -> None:
@@ -245,8 +314,10 @@ def test_order_of_support_and_query_says_nothing() -> None:
             [9, 2, 9, 3],
             Protocol(2, 3, 1),
             {},
-            ["need 4", "2 of 4", "c0001 (2), c0003 (3)", "at most 2", "leaves 2 classes"],
+            ["need 4", "2 of 4", "c0001 (2), c0003 (3)", "at most 2", "--set target.min_class=drop leaves 2 classes"],
         ),
+        ([9, 2, 9], Protocol(2, 3, 1), {"role": "source"}, ["--set source.min_class=drop leaves 2 classes"]),
+        ([9, 2, 9], Protocol(3, 1, 1), {"exclude": {"train/1/0", "train/1/1"}}, ["has 2 (2 clips are excluded)"]),
         ([9, 2, 9, 3], Protocol(3, 3, 1), {"min_class": "drop"}, ["has 2", "c0001 (2), c0003 (3)", "at most 3"]),
         ([9, 2, 9, 3], Protocol(3, 3, 1), {}, ["at most 2"]),
         ([9, 1, 0], Protocol(2, 1, 1), {}, ["c0001 (1), c0002 (0)", "another partition, or add clips"]),
@@ -263,9 +334,16 @@ def test_order_of_support_and_query_says_nothing() -> None:
         (
             [9, 9],
             Protocol(2, 1, 1, unlabelled=3),
-            {"unlabelled": part_of([3], "u"), "exclude": {"u/0/2"}},
+            {"unlabelled": part_of([3], "u"), "exclude_unlabelled": {"u/0/2"}},
             ["has 2 usable of 3"],
         ),
+        (
+            [9, 9],
+            Protocol(2, 1, 1, unlabelled=3),
+            {"unlabelled": part_of([3], "u"), "unlabelled_sampling": "published"},
+            ["has 3 usable of 3", "at most 2"],
+        ),
+        ([9, 9], Protocol(2, 1, 1), {"unlabelled_sampling": "publishd"}, ["'publishd'", "uniform, published"]),
         ([9, 9], Protocol(2, 1, 1), {"min_class": "dorp"}, ["'dorp'", "refuse, drop"]),
     ],
 )
@@ -284,6 +362,17 @@ def test_what_the_hint_promises_works() -> None:
     EpisodeSampler(part, Protocol(3, 2, 1), 0, min_class="drop").episodes(0, 5)
     dropped = EpisodeSampler(part, Protocol(2, 3, 1), 0, min_class="drop").episodes(0, 200)
     assert set(dropped.classes.ravel().tolist()) == {0, 2}
+    assert EpisodeSampler(part, Protocol(2, 3, 1), 0, min_class="drop").left_out == ("c0001", "c0003")
+
+
+def test_a_class_without_any_usable_clip_is_left_out() -> None:
+    part = part_of([4, 2, 4, 4])
+    sampler = EpisodeSampler(part, Protocol(3, 1, 1), 0, exclude={"train/1/0", "train/1/1"})
+    assert sampler.left_out == ("c0001",)
+    assert set(sampler.episodes(0, 300).classes.ravel().tolist()) == {0, 2, 3}
+    assert EpisodeSampler(part, Protocol(3, 1, 1), 0).left_out == ()
+    with pytest.raises(UsageError, match="1 of 4 classes"):
+        EpisodeSampler(part, Protocol(3, 1, 1), 0, exclude={"train/1/0"})
 
 
 def test_ten_thousand_episodes_of_a_large_dataset_take_under_a_second() -> None:
@@ -295,7 +384,9 @@ def test_ten_thousand_episodes_of_a_large_dataset_take_under_a_second() -> None:
 
     def once() -> float:
         began = time.perf_counter()
-        sampler = EpisodeSampler(part, Protocol(5, 5, 1, unlabelled=25), 1896, exclude=exclude, unlabelled=part)
+        sampler = EpisodeSampler(
+            part, Protocol(5, 5, 1, unlabelled=25), 1896, exclude=exclude, unlabelled=part, exclude_unlabelled=exclude
+        )
         assert len(sampler.episodes(0, 10_000)) == 10_000
         return time.perf_counter() - began
 

@@ -10,6 +10,7 @@ import pytest
 from extract.config import ExtractConfig
 from fsar_cache.canonical import plain
 from fsar_cache.errors import MissingError, UsageError
+from fsar_cache.files import write_json
 from fsar_cache.settings import build
 from heads.base import HEADS
 from pipeline import recipe as recipes
@@ -17,6 +18,7 @@ from pipeline.assemble import extract_config
 from pipeline.model import build_head
 from pipeline.optim import rate_at
 from pipeline.recipe import Features, Recipe, Train, load_recipe
+from splits.datasets import open_split
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -29,11 +31,50 @@ def test_shipped_recipes_load_and_build_their_head(name: str) -> None:
     assert build(Recipe, plain(recipe)) == recipe
 
 
-def test_every_head_has_a_recipe() -> None:
+def test_every_head_has_one_default_recipe() -> None:
+    shipped = [load_recipe(name) for name in recipes.names()]
+    assert sorted(recipe.head for recipe in shipped if recipe.default_of_head) == sorted(HEADS.names())
     for head in HEADS:
         assert load_recipe(recipes.recipe_of_head(head)).head == head
+    assert recipes.recipe_of_head("gslta") == "demo"
     with pytest.raises(UsageError, match="no recipe uses the head 'trx'"):
         recipes.recipe_of_head("trx")
+
+
+def test_the_published_training_of_gslta() -> None:
+    """The card's numbers; lists of clips that nobody has yet are said to be missing."""
+    made = load_recipe("gslta-published")
+    f, t, e = made.features, made.train, made.eval
+    assert (f.cut, f.frames, f.size, f.normalise, f.scaling) == ("video", 8, 224, "none", "unit")
+    assert (f.backbone, f.train_sampling, f.train_transform) == ("resnet18", "gslta-train", "gslta-train")
+    assert (t.way, t.shot, t.query, t.unlabelled, t.unlabelled_sampling) == (5, 5, 5, 25, "uniform")
+    assert (t.iterations, t.tasks_per_batch, t.first_step_early, t.optimizer, t.lr) == (22020, 16, True, "adam", 1e-3)
+    assert (t.schedule, t.weight_decay, t.seed) == ("constant", 0.0, 1896)
+    assert 20000 % t.keep_every == 0, "the published test is at 20000"
+    assert (e.way, e.shot, e.query, e.episodes) == (5, 5, 1, 1000)
+    assert [i for i in range(1, 40) if t.steps_at(i)] == [15, 31]
+    assert build_head(made, 64).config == HEADS.get("gslta").Config(class_num=64, tasks_per_batch=16)
+    with pytest.raises(MissingError, match=r"kinetics\.csv"):
+        open_split(made.source.dataset)
+
+
+def test_the_published_training_of_baselines() -> None:
+    for name in ("otam", "protonet"):
+        t = load_recipe(name).train
+        assert (t.optimizer, t.lr, t.momentum, t.tasks_per_batch, t.query, t.iterations) == (
+            "sgd",
+            1e-3,
+            0,
+            1,
+            5,
+            50000,
+        )
+
+
+def test_the_recipe_that_a_run_keeps_is_a_recipe(tmp_path: Path) -> None:
+    made = load_recipe("demo", ["train.milestones=[3]", "train.schedule=steps", "source.exclude=['a b']"])
+    write_json(tmp_path / "config.json", made)
+    assert load_recipe(str(tmp_path / "config.json")) == made
 
 
 def test_a_recipe_may_be_a_file_and_takes_settings(tmp_path: Path) -> None:
@@ -70,6 +111,13 @@ def test_a_recipe_may_be_a_file_and_takes_settings(tmp_path: Path) -> None:
         ("demo", ["eval.shot=0"], "shot must be at least 1"),
         ("protonet", ["train.unlabelled=5"], "target.unlabelled names no partition"),
         ("demo", ["source.unlabelled=train"], "source.unlabelled has no use"),
+        ("demo", ["target.min_class=dorp"], "did you mean 'drop'"),
+        ("demo", ["train.unlabelled_sampling=publish"], "did you mean 'published'"),
+        (
+            "demo",
+            ["head_config.tasks_per_batch=16"],
+            "head_config.tasks_per_batch is 16, but train.tasks_per_batch is 4",
+        ),
     ],
 )
 def test_mistakes_are_named(name: str, sets: list[str], says: str) -> None:

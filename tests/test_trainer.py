@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,17 +23,20 @@ from safetensors.torch import load_file
 from torch import nn
 from worlds import World, fill, make_world, metrics, spec_with
 
-from extract.config import backbone_of, spec_of
+from extract.config import ExtractConfig, backbone_of, spec_of
 from fsar_cache import errors
 from heads.base import Head
-from pipeline.assemble import Opened, Workshop, extract_config, workshop
+from pipeline import stages
+from pipeline.assemble import Opened, Workshop, _warn_once, extract_command, extract_config, workshop
 from pipeline.checkpoints import load_checkpoint, save_checkpoint
+from pipeline.cli import main
 from pipeline.loop import Training, fetch_episode, in_advance, repeatable, stream
 from pipeline.metrics import MetricsLog
 from pipeline.model import Model
 from pipeline.normalise import Normaliser
-from pipeline.recipe import Domain, Recipe
-from pipeline.trainer import train
+from pipeline.recipe import Domain, Features, Recipe
+from pipeline.trainer import command_that_continues, train
+from pipeline.unseen import require_unseen
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +71,7 @@ def test_a_run_folder_holds_what_it_promises(whole: Path, world: World) -> None:
     assert config["head_config"]["class_num"] == 4
     assert config["head_config"]["tasks_per_batch"] == 4
     provenance = json.loads((whole / "provenance.json").read_text())
-    assert {"source", "unlabelled", "excluded"} == set(provenance["data"])
+    assert {"source", "unlabelled", "excluded", "left_out"} == set(provenance["data"])
     assert provenance["data"]["source"]["features"] == provenance["data"]["unlabelled"]["features"]
     assert provenance["sessions"][0]["torch"] == torch.__version__.split("+")[0]
     rows = metrics(whole)
@@ -102,7 +106,7 @@ import sys
 from pathlib import Path
 from pipeline.assemble import Places
 from pipeline.recipe import load_recipe
-from pipeline.trainer import train
+from pipeline.trainer import command_that_continues, train
 recipe, folder, stores = sys.argv[1:]
 print("ready", flush=True)
 train(load_recipe(recipe, ["train.keep_every=5"]), Path(folder), Places(Path(stores)), report=lambda *a: print(a[0], flush=True))
@@ -132,6 +136,24 @@ def test_kill_9_at_random_instants_changes_no_byte(whole: Path, world: World, tm
     train(world.recipe("train.keep_every=5"), tmp_path, world.places)
     assert weights(tmp_path) == weights(whole)
     assert metrics(tmp_path) == metrics(whole)
+
+
+def test_the_command_of_the_hint_continues_the_run(
+    whole: Path, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the recipe was changed by settings and its file is gone."""
+    folder, stop = tmp_path / "a run", threading.Event()
+    stop.set()
+    with pytest.raises(errors.Interrupted) as caught:
+        train(world.recipe("train.keep_every=5"), folder, world.places, stop=stop)
+    (world.folder / "gslta-pooled.toml").unlink()
+    monkeypatch.setenv("FSAR_STORES", str(world.places.stores))
+    assert main(shlex.split(str(caught.value.hint).partition("fsar-cache ")[2])) == 0
+    assert load_checkpoint(folder / "checkpoints" / "last.safetensors").facts["iteration"] == 10
+    assert weights(folder) == weights(whole)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command_that_continues(Path("here"), torch.device("cpu")))
+    assert words == ["fsar-cache", "train", "--recipe", "./here/config.json", "--run", "./here", "--device", "cpu"]
 
 
 def test_sigterm_saves_and_says_how_to_continue(whole: Path, world: World, tmp_path: Path) -> None:
@@ -179,7 +201,7 @@ def test_steps_are_counted_as_published_or_plainly(
 def test_gradients_of_tasks_are_summed(world: World) -> None:
     """Plain SGD: one step after three episodes moves the weights by the sum of the episodes' gradients, each taken on its own."""
     sets = ["train.optimizer=sgd", "train.lr=0.5", "train.iterations=3", "train.first_step_early=false"]
-    sets += ["head_config.weight_self=0.0", "head_config.weight_cross=0.0", "head_config.tasks_per_batch=4"]
+    sets += ["head_config.weight_self=0.0", "head_config.weight_cross=0.0"]
     recipe, never = world.recipe(*sets), world.recipe(*sets, "train.tasks_per_batch=100", "train.iterations=1000")
     cpu = torch.device("cpu")
     with workshop(recipe, world.places) as shop, repeatable(cpu):
@@ -244,16 +266,36 @@ def test_clips_that_are_not_extracted_are_named(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
     with (tmp_path / "world" / "target.csv").open("a") as file:
         file.write("more-0,train0,more-0.mp4,train\n")
-    with pytest.raises(errors.MissingError, match=r"1 of 25 clips of target/train are not in the store .*: more-0"):
+    with pytest.raises(
+        errors.MissingError, match=r"1 of 25 clips of target/train are not in the store .*: more-0"
+    ) as caught:
         train(world.recipe(), tmp_path / "run", world.places)
+    assert f"fsar-cache extract 'csv:{world.folder}/target.csv#target' --backbone resnet18" in str(caught.value.hint)
 
 
 def test_a_missing_store_says_what_to_run_and_what_is_there_instead(world: World, tmp_path: Path) -> None:
     with pytest.raises(errors.MissingError, match=r"transform\.size: 64 in this recipe, 32 in the store") as caught:
         train(world.recipe("features.size=64"), tmp_path, world.places)
-    assert "fsar-cache extract csv:" in str(caught.value.hint)
+    hint = shlex.split(str(caught.value.hint))
+    assert hint[:3] == ["fsar-cache", "extract", f"csv:{world.folder}/source.csv#source"]
     with pytest.raises(errors.MissingError, match="is not extracted for this recipe"):
         train(world.recipe(), tmp_path, replace(world.places, stores=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "features",
+    [Features(), Features(size=64, frames=4, sampling="uniform", transform="squash", cut="map", scaling="imagenet")],
+)
+def test_the_extract_command_of_a_hint_makes_exactly_these_features(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the recipe was: the command names every setting that decides the bytes."""
+    asked: list[tuple[str, ExtractConfig]] = []
+    monkeypatch.setattr(stages, "extract", lambda name, f, how, dry_run: asked.append((name, extract_config(f))))
+    program, *words = shlex.split(extract_command("csv:a list.csv", features))
+    assert program == "fsar-cache"
+    assert main(words) == 0
+    assert asked == [("csv:a list.csv", extract_config(features))]
 
 
 def test_unlabelled_clips_must_hold_the_same_features(
@@ -292,6 +334,84 @@ def test_failed_clips_are_never_drawn(tmp_path: Path) -> None:
             data.source.fetch(bad, training=True, keys=np.zeros(1, np.uint64))
 
 
+def test_only_the_datasets_own_exclusions_count(tmp_path: Path) -> None:
+    """The target list names a clip as the source does; that it failed in one dataset says nothing about the other."""
+    world = make_world(tmp_path / "world", failed=("target-train-1-1",))
+    source = tmp_path / "world" / "source.csv"
+    source.write_text(source.read_text().replace("source-train-0-0,", "target-train-1-1,"))
+    recipe = world.recipe("train.iterations=200")
+    fill_again(world, recipe)
+    with workshop(recipe, world.places) as shop:
+        data, _ = shop.training()
+        assert data.unlabelled is not None
+        episodes = data.sampler.episodes(0, 200)
+        assert data.source.part.ids.index("target-train-1-1") in episodes.support
+        assert data.unlabelled.part.ids.index("target-train-1-1") not in episodes.unlabelled
+        assert not data.exclude
+
+
+def test_a_class_that_failed_is_left_out_and_a_small_one_is_if_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _warn_once.cache_clear()  # another test may have had the same classes left out
+    gone = tuple(f"{name}-0-{i}" for name in ("source-train", "target-test") for i in range(6))
+    world = make_world(tmp_path / "world", failed=gone)
+    with workshop(world.recipe(), world.places) as shop:
+        data, identity = shop.training()
+        assert data.sampler.left_out == ("train0",)
+        assert identity["left_out"] == ["train0"]
+        for _ in range(2):
+            _, sampler, found = shop.evaluation(shop.recipe.target, shop.recipe.eval.protocol, 1)
+        assert found["left_out"] == ["test0"]
+        assert 0 not in sampler.episodes(0, 50).classes
+    said = capsys.readouterr().err
+    assert said.count("1 of 4 classes of target/test are left out") == 1
+    assert "fewer than 3 usable clips: train0" in said
+
+    world = make_world(tmp_path / "small", failed=tuple(f"source-train-1-{i}" for i in range(4)))
+    with pytest.raises(errors.UsageError, match="1 of 4 classes") as caught:
+        train(world.recipe("train.iterations=1"), tmp_path / "run", world.places)
+    assert "--set source.min_class=drop" in str(caught.value.hint)
+    train(world.recipe("train.iterations=1", "source.min_class=drop"), tmp_path / "run", world.places)
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["data"]["left_out"] == ["train1"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (
+            ["target.part=train"],
+            r"24 of 24 evaluation clips \(target.part\) .* \(target.unlabelled\), e.g. 'target-train",
+        ),
+        (["target.dataset=SOURCE#target", "target.part=train", "target.unlabelled=val"], r"\(source.part\)"),
+        (["target.dataset=SOURCE", "target.part=train", "train.unlabelled=0"], r"\(source.part\)"),
+        (["train.validate_every=5", "train.validate_part=train"], r"24 of 24 validation clips \(train.validate_part\)"),
+        (
+            ["train.validate_every=5", "target.dataset=SOURCE", "target.part=val", "train.unlabelled=0"],
+            r"24 of 24 evaluation clips .* \(train.validate_part\)",
+        ),
+    ],
+)
+def test_training_on_what_is_evaluated_is_refused(sets: list[str], says: str, world: World, tmp_path: Path) -> None:
+    given = [text.replace("SOURCE", f"csv:{world.folder}/source.csv") for text in sets]
+    with pytest.raises(errors.UsageError, match=says) as caught:
+        train(world.recipe(*given), tmp_path, world.places)
+    assert "--set" in str(caught.value.hint)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_one_clip_under_two_names_is_found_and_may_be_excluded(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    target = tmp_path / "world" / "target.csv"
+    target.write_text(target.read_text() + "again,test0,x/../source-train-2-3.mp4,test\n")
+    recipe = world.recipe()
+    with pytest.raises(errors.UsageError, match=r"1 of 25 evaluation clips .*'again'"):
+        require_unseen(recipe)
+    require_unseen(world.recipe('target.exclude=["again"]'))
+    require_unseen(world.recipe('source.exclude=["source-train-2-3"]'))
+
+
 def workshop_identity(world: World) -> dict[str, object]:
     with workshop(world.recipe(), world.places) as shop:
         return shop.training()[1]
@@ -303,9 +423,22 @@ def test_an_excluded_id_must_exist(world: World, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_clearly(world: World, tmp_path: Path) -> None:
-    with pytest.raises(errors.UsageError, match=r"(not finite|NaN|the loss is (nan|inf))") as caught:
+    with pytest.raises(errors.UsageError, match=r"^the training diverged at iteration 2: ") as caught:
         train(world.recipe("train.lr=1e30", "train.tasks_per_batch=1"), tmp_path, world.places)
-    assert caught.value.hint
+    assert "smaller train.lr" in str(caught.value.hint)
+
+
+def test_features_that_are_not_finite_are_no_divergence(world: World) -> None:
+    recipe, cpu = world.recipe("train.tasks_per_batch=1"), torch.device("cpu")
+    with workshop(recipe, world.places) as shop, repeatable(cpu):
+        data, _ = shop.training()
+        training = Training(recipe, shop.model(4), cpu)
+        episodes = stream(data, training.model.head, recipe, 0)
+        training.advance(next(episodes))
+        fetched = next(episodes)
+        fetched.roles["support"][0, 0, 0] = torch.nan
+        with pytest.raises(errors.UsageError, match="Gslta got support features with NaN"):
+            training.advance(fetched)
 
 
 def test_validation_keeps_the_best(tmp_path: Path) -> None:
@@ -397,10 +530,36 @@ def test_normalisation_is_fitted_on_the_source_alone(tmp_path: Path) -> None:
 def test_a_channel_that_never_changes_is_not_divided_by_zero() -> None:
     normaliser = Normaliser("centre-source-std", 2)
     clips = torch.tensor([[[1.0, 5.0], [3.0, 5.0]]])
+    normaliser.fit([torch.full((4, 7, 2), 0.1)])
+    assert normaliser.scale.tolist() == [1.0, 1.0]
     normaliser.fit([clips])
     assert normaliser(clips).tolist() == [[[-1.0, 0.0], [1.0, 0.0]]]
     with pytest.raises(errors.UsageError, match="no source clip"):
         normaliser.fit([])
+
+
+def test_channels_that_almost_never_change_are_not_blown_up() -> None:
+    """Dead in the source, alive in the target; constant but for rounding (0.1 over 7 frames); ten thousand times quieter than usual."""
+    generator = torch.Generator().manual_seed(0)
+
+    def clips(factors: list[float]) -> torch.Tensor:
+        return 0.1 + torch.randn(50, 7, 6, generator=generator) * torch.tensor(factors)
+
+    usual = [4.0, 5.0, 6.0]
+    normaliser = Normaliser("centre-source-std", 6)
+    normaliser.fit([clips([0.0, 0.0, 5e-4, *usual]), clips([0.0, 0.0, 5e-4, *usual])])
+    dead, living = normaliser.scale[:3], normaliser.scale[3:]
+    torch.testing.assert_close(living, torch.tensor(usual) * (6 / 7) ** 0.5, rtol=0.1, atol=0.0)
+    assert dead.tolist() == [living.min()] * 3, "the (lower) median of those that change"
+    alive_in_target = normaliser(clips([5.0, 0.0, 5e-4, *usual]))
+    spread = alive_in_target.std((0, 1))
+    assert 0.5 < spread[0] < 2
+    assert spread[1:3].max() < 1e-3
+    louder = Normaliser("centre-source-std", 6)
+    louder.fit([clips([0.0, 0.0, 5e-2, *usual])])
+    assert louder.scale[2] == pytest.approx(5e-2 * (6 / 7) ** 0.5, rel=0.1), (
+        "a hundred times quieter is still a channel"
+    )
 
 
 def test_checkpoints_are_checked_when_read(tmp_path: Path) -> None:

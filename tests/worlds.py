@@ -71,7 +71,9 @@ def make_world(folder: Path, cut: str = "pooled", failed: tuple[str, ...] = ()) 
     folder.mkdir(parents=True, exist_ok=True)
     for name, parts in (("source", ("train", "val")), ("target", ("train", "test"))):
         lines = ["id,class,path,partition"]
-        lines += [f"{name}-{p}-{c}-{i},{p}{c},{p}-{c}-{i}.mp4,{p}" for p in parts for c in range(4) for i in range(6)]
+        lines += [
+            f"{name}-{p}-{c}-{i},{p}{c},{name}-{p}-{c}-{i}.mp4,{p}" for p in parts for c in range(4) for i in range(6)
+        ]
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     world = World(folder, Places(folder / "stores"))
     recipe = world.recipe(cut=cut)
