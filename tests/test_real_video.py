@@ -1,10 +1,12 @@
-"""Real files: five clips as classes, time spans as their videos, from a list to an accuracy through the command line."""
+"""Real files: clips as classes, time spans as their videos, from a list to an accuracy by the commands that the example documents."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +15,15 @@ from types import ModuleType
 import pytest
 from conftest import ROOT
 
-CLASSES = ("av1", "k400_demo", "mm_test", "pancake", "tiny")
+from pipeline.cli import main
+
+EXAMPLE = ROOT / "examples" / "time_spans.py"
+CLASSES = {"av1", "k400_demo", "mm_test", "pancake", "tiny"}
 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("time_spans", ROOT / "examples" / "time_spans.py")
+    spec = importlib.util.spec_from_file_location("time_spans", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,41 +31,77 @@ def example() -> ModuleType:
     return module
 
 
-def fsar(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "import sys; from pipeline.cli import main; sys.exit(main())", *args]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture
+def clips(shared_folder: Path) -> Path:
+    folder = shared_folder / "clips"
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real clips {folder}")
+    return folder
 
 
-def test_five_real_clips_are_told_apart_and_the_broken_one_is_recorded(
-    shared_folder: Path, tmp_path: Path, example: ModuleType
+def test_the_documented_commands_work_word_for_word(
+    clips: Path,
+    tmp_path: Path,
+    example: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clips = shared_folder / "clips"
-    if not clips.is_dir():
-        pytest.skip(f"no folder of real clips {clips}")
-    made = tmp_path / "all.csv"
-    example.write(clips, made)
-    rows = [row for row in csv.DictReader(made.open()) if row["class"] in CLASSES]
-    assert len(rows) == 4 * len(CLASSES)
-    rows.append({"id": "broken", "class": "tiny", "path": str(clips / "decord_corrupted.mp4"), "start": "", "end": ""})
-    with (tmp_path / "spans.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    monkeypatch.chdir(tmp_path)
+    for name in ("FSAR_VIDEOS", "FSAR_STORES", "FSAR_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    lines = [line.strip() for line in str(example.__doc__).splitlines() if line.startswith("    ")]
+    assert [line.split()[:2] for line in lines] == 2 * [
+        ["python", "examples/time_spans.py"],
+        ["fsar-cache", "extract"],
+        ["fsar-cache", "eval"],
+    ]
+    said = []
+    for line in lines:
+        words = shlex.split(line.replace("FOLDER", shlex.quote(str(clips))))
+        if words[0] == "python":
+            command = [sys.executable, str(EXAMPLE), *words[2:]]
+            made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+            said.append(made.stdout)
+            continue
+        code = main([*words[1:], *(["--json"] if words[1] == "eval" else [])])
+        out, err = capsys.readouterr()
+        assert code == 0, f"{line}\n{err}"
+        said.append(out if words[1] == "eval" else err)
+    assert [said[0], said[3]] == ["24 clips in spans.csv\n", "20 clips in whole.csv\n"]
+    assert len(re.findall(r"failed: decord_corrupted-\d: decord_corrupted.mp4: damaged", said[1])) == 2
+    assert "failed" not in said[4]
+    with_broken, without = json.loads(said[2]), json.loads(said[5])
+    assert set(with_broken["classes"]) == {*CLASSES, "decord_corrupted"}
+    assert 75 < with_broken["accuracy"] < 95, "two of the six classes show the same picture"
+    assert set(without["classes"]) == CLASSES
+    assert without["accuracy"] >= 99.0
 
-    too_many = fsar(tmp_path, "extract", "csv:spans.csv", "--json")
-    assert too_many.returncode == 5
-    assert "1 of 21 clips of spans failed" in too_many.stderr
-    assert "decord_corrupted.mp4: damaged" in too_many.stderr
-    allowed = fsar(tmp_path, "extract", "csv:spans.csv", "--max-failures", "0.05", "--json")
-    assert allowed.returncode == 0, allowed.stderr
-    measured = fsar(
-        tmp_path,
-        *["eval", "--head", "protonet", "--target", "csv:spans.csv", "--shot", "1", "--episodes", "2000", "--json"],
-    )
-    assert measured.returncode == 0, measured.stderr
-    result = json.loads(measured.stdout)
-    assert result["accuracy"] >= 99.0
-    assert set(result["classes"]) == set(CLASSES)
+
+def test_a_wholly_broken_file_is_recorded_and_its_class_left_out(
+    clips: Path,
+    tmp_path: Path,
+    example: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("FSAR_VIDEOS", "FSAR_STORES", "FSAR_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    example.write(clips, tmp_path / "spans.csv", skip=("decord_corrupted",))
+    with (tmp_path / "spans.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["broken", "broken", clips / "decord_corrupted.mp4", "", ""])
+    assert main(["extract", "csv:spans.csv"]) == 5
+    said = capsys.readouterr().err
+    assert "1 of 21 clips of spans failed" in said
+    assert "decord_corrupted.mp4: damaged" in said
+    assert main(["extract", "csv:spans.csv", "--max-failures", "0.05"]) == 0
+    capsys.readouterr()
+    assert main(["eval", "--head", "protonet", "--target", "csv:spans.csv", "--shot", "1", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 6 classes of spans/all are left out" in err
+    found = json.loads(out)
+    assert found["accuracy"] >= 99.0
+    assert found["identity"]["left_out"] == ["broken"]
 
 
 def test_the_example_lists_an_unreadable_file_as_one_clip(tmp_path: Path, example: ModuleType) -> None:
@@ -68,3 +109,11 @@ def test_the_example_lists_an_unreadable_file_as_one_clip(tmp_path: Path, exampl
     assert example.write(tmp_path, tmp_path / "list.csv") == 1
     (row,) = csv.DictReader((tmp_path / "list.csv").open())
     assert (row["class"], row["start"]) == ("unreadable", "")
+    wrong = subprocess.run(
+        [sys.executable, str(EXAMPLE), str(tmp_path), str(tmp_path / "list.csv"), "--skip", "txet"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 2
+    assert "--skip txet" in wrong.stderr
