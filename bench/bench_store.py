@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.maps import map_limit
 from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore, create, open_store
@@ -39,10 +40,11 @@ def spec_of(shape: tuple[int, ...], dtype: str) -> FeatureSpec:
     return FeatureSpec("features", {}, {}, {}, {"name": "bench"}, "pooled", shape, dtype)
 
 
-def filled(path: Path, array: np.ndarray, backend: str) -> FeatureStore:
+def filled(path: Path, array: np.ndarray, backend: str, block_rows: int | None = None) -> FeatureStore:
     """A finished store of `array`, one row per clip."""
     rows = [Row(f"class/clip{i:07d}", "class", "all") for i in range(len(array))]
-    store = create(path, spec_of(array.shape[1:], array.dtype.name), rows, dataset="bench", backend=backend)
+    spec = spec_of(array.shape[1:], array.dtype.name)
+    store = create(path, spec, rows, dataset="bench", backend=backend, block_rows=block_rows)
     with store.writer() as writer:
         for block in store.missing():
             first, last = store.block_range(block)
@@ -93,6 +95,26 @@ def reads(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     return made
 
 
+def many_blocks(folder: Path, rounds: int) -> dict[str, float]:
+    """Random clips of 8 KB from twice as many blocks as are kept mapped: every second read opens a file; time as a ratio to memmap."""
+    rng = np.random.default_rng(0)
+    blocks = 2 * map_limit()
+    array = rng.normal(size=(4 * blocks, 8, 512)).astype("float16")
+    array.tofile(folder / "many-plain")
+    plain = np.memmap(folder / "many-plain", array.dtype, "r", shape=array.shape)
+    store = filled(folder / "many", array, "zarr", block_rows=4)
+    draws = [rng.integers(0, len(array), CLIPS) for _ in range(50)]
+    assert np.array_equal(store.read(draws[0]), array[draws[0]])
+    seconds = best(
+        {"memmap": lambda: [plain[rows] for rows in draws], "zarr": lambda: [*map(store.read, draws)]}, rounds
+    )
+    return {
+        "blocks": blocks,
+        "us_per_clip": 1e6 * seconds["zarr"] / (len(draws) * CLIPS),
+        "time": seconds["zarr"] / seconds["memmap"],
+    }
+
+
 def scan(folder: Path, rows: int) -> dict[str, float]:
     """Seconds to open a store of many rows, half of them extracted, and list its missing blocks; for large and for small blocks."""
     made = {}
@@ -140,13 +162,22 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found, scans = reads(Path(folder), given.rounds), scan(Path(folder), given.rows)
+        many = many_blocks(Path(folder), given.rounds)
     rows = table(found, scans)
     if given.json:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"rows": rows, "detail": {"reads": found, "resume_scan": scans, "peak_rss_mb": peak}}))
+        print(
+            json.dumps(
+                {
+                    "rows": rows,
+                    "detail": {"reads": found, "resume_scan": scans, "many_blocks": many, "peak_rss_mb": peak},
+                }
+            )
+        )
         return
     for name, row in found.items():
         print(f"{name:20}", "  ".join(f"{key} {value:.2f}" for key, value in row.items()))
+    print(f"{'more blocks than maps':20}", "  ".join(f"{key} {value:.2f}" for key, value in many.items()))
     for row in rows:
         print(f"{row['what']:55} {row['value']:.3f} {row['unit']} (reach {row['reach']}, {row['better']} is better)")
 

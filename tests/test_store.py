@@ -557,8 +557,9 @@ def test_conversion_refuses_damage_and_itself(tmp_path: Path) -> None:
         convert(store, tmp_path / "s", "zarr")
     file = store.path / "features" / "c.1.0.0"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.raises(IntegrityError, match=r"block 1 .* is flipped"):
+    with pytest.raises(IntegrityError, match=r"block 1 .* is flipped") as caught:
         convert(store, tmp_path / "t", "hdf5")
+    assert f"store verify {store.path} --mend" in str(caught.value.hint)
     assert open_store(tmp_path / "t").done == {0}
 
 

@@ -224,8 +224,9 @@ def test_missing_torn_and_extra_files_are_named_and_mended(store: FeatureStore) 
     for block, text in ((0, "missing"), (1, "torn"), (3, "torn")):
         first, last = store.block_range(block)
         for read in (fresh.read, fresh.load):
-            with pytest.raises(IntegrityError, match=f"block {block} is {text}"):
+            with pytest.raises(IntegrityError, match=f"block {block} is {text}") as caught:
                 read([row for row in range(first, last) if row not in FAILED])
+            assert f"store verify {store.path} --mend" in str(caught.value.hint)
     found = fresh.verify()
     assert [(f.block, f.kind) for f in found] == [(0, "missing"), (1, "torn"), (3, "torn"), (None, "extra")]
     assert "holiday.jpg" in found[3].detail
