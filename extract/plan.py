@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.features import FeatureStore
+from cache.folder import HEADER
+from cache.rows import Row
 from cache.spec import FeatureSpec
 from cache.store import open_store
 from extract.backbone import Backbone
@@ -18,8 +19,7 @@ from extract.clip import Decoded, task_of
 from extract.compute import Compute
 from extract.config import ExtractConfig, backbone_of, batch_clips_of, device_of, spec_of, store_path
 from extract.pool import DecodePool, Failure, cores
-from extract.prepare import done_rows, free_bytes
-from fsar_cache.errors import MissingError
+from extract.prepare import blocks_again, free_bytes, rows_of, without_features
 from splits.types import Split, Video
 
 
@@ -54,32 +54,28 @@ class Plan:
     estimate: Estimate | None = None
 
 
-def plan(split: Split, config: ExtractConfig, folder: Path, *, tries: int = 0) -> Plan:
+def plan(split: Split, config: ExtractConfig, folder: Path, *, tries: int = 0, retry_failed: bool = False) -> Plan:
     """Look what `extract` with the same arguments would do; nothing is written. `tries` clips are decoded and run through the backbone."""
     backbone = backbone_of(config)
     spec = spec_of(config, backbone)
     path = store_path(folder, split.name, spec)
-    videos = [video for part in split.parts.values() for video in part.videos]
-    todo = _without_rows(path, videos)
-    absent = [video.id for video in todo if not (split.root / video.path).is_file()]
+    rows = rows_of(split)
+    todo = _todo(path, rows, retry_failed)
+    there, absent = {row.id for row in todo if row.origin}, [row.id for row in todo if not row.origin]
     estimate = None
-    if tries and len(todo) > len(absent):
-        gone = set(absent)
-        estimate = _try_out(split, config, spec, backbone, [v for v in todo if v.id not in gone], tries)
-    return Plan(path, spec, len(videos), len(todo), len(todo) * spec.row_bytes, free_bytes(folder), absent, estimate)
+    if tries and there:
+        videos = [video for part in split.parts.values() for video in part.videos if video.id in there]
+        estimate = _try_out(split, config, spec, backbone, videos, tries)
+    return Plan(path, spec, len(rows), len(todo), len(todo) * spec.row_bytes, free_bytes(folder), absent, estimate)
 
 
-def _without_rows(path: Path, videos: Sequence[Video]) -> list[Video]:
-    """The videos whose rows are in no finished block of the store, or all of them where there is no store."""
-    try:
-        store: FeatureStore = open_store(path)
-    except MissingError:
-        return list(videos)
-    with store:
-        done = np.zeros(len(store.rows) + 1, bool)  # one more: row -1, a clip the store doesn't know
-        done[done_rows(store)] = True
-        have = done[store.rows_of([video.id for video in videos])]
-    return [video for video, there in zip(videos, have, strict=True) if not there]
+def _todo(path: Path, rows: list[Row], retry_failed: bool) -> list[Row]:
+    """The rows that a run would make: those without features, and those of blocks that would be made again."""
+    if not (path / HEADER).exists():
+        return rows
+    with open_store(path) as store:
+        store.require_origins(rows)
+        return without_features(store, rows, blocks_again(store, rows, retry_failed))
 
 
 def _try_out(

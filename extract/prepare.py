@@ -66,8 +66,8 @@ def prepare(
     if (path / HEADER).exists():
         with made([]) as store:
             store.require_origins(rows)
-            again = _again(store, rows, retry_failed)
-            todo = _without_features(store, rows, again)
+            again = blocks_again(store, rows, retry_failed)
+            todo = without_features(store, rows, again)
             needed = _unfinished(store) + int((store.rows_of([row.id for row in rows]) < 0).sum())
     _require_files(split, rows, todo)
     require_space(path, needed * spec.row_bytes)
@@ -78,7 +78,7 @@ def prepare(
     return made(rows)
 
 
-def _again(store: FeatureStore, rows: list[Row], retry_failed: bool) -> list[int]:
+def blocks_again(store: FeatureStore, rows: list[Row], retry_failed: bool) -> list[int]:
     """Finished blocks to make again; never at the cost of features of clips that are not in this dataset, or not in their place."""
     there, ok = {row.id for row in rows if row.origin}, store.ok
     again: list[int] = []
@@ -95,16 +95,11 @@ def _again(store: FeatureStore, rows: list[Row], retry_failed: bool) -> list[int
     return again
 
 
-def _without_features(store: FeatureStore, rows: list[Row], again: list[int]) -> list[Row]:
+def without_features(store: FeatureStore, rows: list[Row], again: list[int]) -> list[Row]:
     """The rows that are in no finished block, or in one that is made again."""
-    done = set(done_rows(store)) - {i for block in again for i in range(*store.block_range(block))}
+    done = {i for block in store.done - set(again) for i in range(*store.block_range(block))}
     numbers = store.rows_of([row.id for row in rows]).tolist()
     return [row for row, number in zip(rows, numbers, strict=True) if number not in done]
-
-
-def done_rows(store: FeatureStore) -> list[int]:
-    """Numbers of the rows in finished blocks."""
-    return [i for block in store.done for i in range(*store.block_range(block))]
 
 
 def _unfinished(store: FeatureStore) -> int:

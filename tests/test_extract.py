@@ -462,6 +462,7 @@ def test_plan_says_what_a_run_would_do_and_writes_nothing(mixed: Split, tmp_path
     second = plan(mixed, SMALL, tmp_path, tries=3)
     assert (second.path, second.todo, second.bytes, second.absent) == (first.path, 0, 0, [])
     assert second.estimate is None
+    assert plan(mixed, SMALL, tmp_path, retry_failed=True).todo == 16
 
 
 def test_plan_counts_clips_that_cannot_be_tried(clips: Path, tmp_path: Path) -> None:
