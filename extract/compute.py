@@ -155,7 +155,8 @@ class Compute:
             self._done.put(self._no_memory(error) if is_out_of_memory(error) else error)
 
     def _no_memory(self, error: BaseException) -> SpaceError:
-        hint = "fewer clips at a time: --batch-clips 1" + (" or --workers 1" if self.device.type == "cpu" else "")
+        fewer = " --workers 1" if self.device.type == "cpu" else ""
+        hint = f"work on less at a time: fsar-cache extract ... --batch-clips 1{fewer}"
         return SpaceError(f"out of memory on {self.device}: {' '.join(str(error).split())[:200]}", hint=hint)
 
     def _take(self, batch: Batch, place: int, clip: Arrival) -> None:

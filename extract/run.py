@@ -173,7 +173,7 @@ def _summary(store: FeatureStore, split: Split, config: ExtractConfig, end: Prog
         raise FailedVideosError(
             f"{len(failed)} of {total} clips of {store.dataset} failed ({config.max_failures:.1%} may):{shown}{more}",
             hint="the other clips are stored; to go on with them allow more: --max-failures 1. Failed clips are tried again when their "
-            "files appear or change, and at once with --retry-failed (and --time-limit SECONDS for slow ones)",
+            "files appear or change, and at once by fsar-cache extract --retry-failed (with --time-limit SECONDS for slow ones)",
         )
     return Summary(
         path=store.path,
