@@ -96,6 +96,11 @@ def extract(
     device: Device = "auto",
     backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "zarr",
     max_failures: MaxFailures = 0.02,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="try failed clips again even if their files are the same as then")
+    ] = False,
+    time_limit: Annotated[int, typer.Option(min=1, help="seconds that decoding one clip may take")] = 60,
+    batch_clips: Annotated[int, typer.Option(min=0, help="clips per device batch (0: as suits the device)")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -104,7 +109,8 @@ def extract(
 
     features = choose.settle_features(recipe, head, [*_features(backbone, weights, cut), *(sets or [])])
     how = {"workers": workers, "decoder": decoder, "device": device, "backend": backend, "max_failures": max_failures}
-    made = stages.extract(dataset, features, how, dry_run=dry_run)
+    how |= {"time_limit": float(time_limit), "batch_clips": batch_clips}
+    made = stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed)
     if as_json:
         print_json(made)
 

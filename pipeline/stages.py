@@ -46,7 +46,9 @@ def show_two(show: Any) -> Any:
     return lambda done, total: show(done, total, "")
 
 
-def extract(dataset: str, features: Features, how: Mapping[str, Any], *, dry_run: bool = False) -> list[Plan | Summary]:
+def extract(
+    dataset: str, features: Features, how: Mapping[str, Any], *, dry_run: bool = False, retry_failed: bool = False
+) -> list[Plan | Summary]:
     """Extract every dataset that the name stands for; `how`: settings of ExtractConfig that don't change the bytes."""
     from pipeline.assemble import extract_config
 
@@ -56,13 +58,13 @@ def extract(dataset: str, features: Features, how: Mapping[str, Any], *, dry_run
     if ":" in dataset and features.weights.startswith("random:") and features.cut != "frames":
         warn(f"weights {features.weights} have seen nothing; for real videos rather --weights timm:resnet18.a1_in1k")
     names = expand(dataset)
-    return [_plan(name, config) if dry_run else _extract(name, config) for name in names]
+    return [(_plan if dry_run else _extract)(name, config, retry_failed) for name in names]
 
 
-def _plan(name: str, config: Any) -> Plan:
+def _plan(name: str, config: Any, retry_failed: bool) -> Plan:
     from extract.plan import plan
 
-    made = plan(open_split(name), config, places.stores(), tries=4)
+    made = plan(open_split(name), config, places.stores(), tries=4, retry_failed=retry_failed)
     say(
         f"extract {name}: {made.todo} of {made.clips} clips to do, {made.bytes / 1e6:.1f} MB to write ({made.free / 1e9:.1f} GB free)"
     )
@@ -77,7 +79,7 @@ def _plan(name: str, config: Any) -> Plan:
     return made
 
 
-def _extract(name: str, config: Any) -> Summary:
+def _extract(name: str, config: Any, retry_failed: bool) -> Summary:
     from extract.run import extract as run_extraction
     from pipeline.trainer import stop_signals
 
@@ -88,7 +90,9 @@ def _extract(name: str, config: Any) -> Summary:
             note = f"{now.frames_per_second:.0f} frames/s, {now.bytes / 1e6:.1f} MB"
             show(now.done, now.total, note + (f", {now.failed} failed" if now.failed else ""))
 
-        made = run_extraction(open_split(name), config, places.stores(), report=report, stop=stop)
+        made = run_extraction(
+            open_split(name), config, places.stores(), report=report, stop=stop, retry_failed=retry_failed
+        )
     if made.made:
         say(
             f"extract {name}: {made.made} clips in {made.seconds:.1f} s ({made.videos_per_second:.1f} clips/s) into {made.path}"
@@ -99,6 +103,10 @@ def _extract(name: str, config: Any) -> Summary:
         warn(f"failed: {clip}: {reason}")
     if len(made.failed) > 20:
         warn(f"and {len(made.failed) - 20} more failed clips: fsar-cache store info {made.path}")
+    if made.damaged:
+        names = ", ".join(f"{d.id} ({d.decoded} of {d.claimed} frames, {d.corrupt} corrupt)" for d in made.damaged[:3])
+        more = ", ..." if len(made.damaged) > 3 else ""
+        warn(f"{len(made.damaged)} clips have features from damaged files: {names}{more}")
     return made
 
 
