@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 import threading
@@ -28,6 +29,7 @@ from extract.transforms import TRANSFORMS
 from fsar_cache.draws import generator
 from fsar_cache.errors import FailedVideosError, IntegrityError, Interrupted, MissingError, SpaceError, UsageError
 from fsar_cache.settings import build
+from pipeline.cli import main
 from splits.types import Part, Split, Video
 
 SMALL = ExtractConfig(size=32, frames=4, workers=2, max_failures=1.0, block_rows=8, device="cpu")
@@ -543,6 +545,41 @@ def test_batches_fit_the_device() -> None:
     assert batch_clips_of(SMALL, torch.device("cuda")) == 32
     assert batch_clips_of(dataclasses.replace(SMALL, batch_clips=5), torch.device("cuda")) == 5
     assert device_of("auto").type in ("cpu", "cuda")
+
+
+def test_the_command_retries_and_shows_damage(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mine" / "a"
+    folder.mkdir(parents=True)
+    for i in (0, 1, 21):
+        shutil.copy(clips / f"{i:02d}.mp4", folder)
+    whole = videos.write(folder / "cut.mp4", frames=60, size=(96, 64), options={"movflags": "faststart"})
+    videos.cut(whole, 0.6)
+    monkeypatch.setenv("FSAR_STORES", str(tmp_path / "stores"))
+    command = [
+        "extract",
+        f"folder:{tmp_path / 'mine'}",
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+        "--set",
+        "features.size=32",
+    ]
+    command += ["--time-limit", "30", "--batch-clips", "3"]
+    assert main(command) == 5
+    assert "fsar-cache extract --retry-failed" in capsys.readouterr().err
+    assert main([*command, "--max-failures", "1"]) == 0
+    assert "nothing to do" in (said := capsys.readouterr().err)
+    assert "1 clips have features from damaged files: a/cut (" in said
+    assert main([*command, "--max-failures", "1", "--retry-failed", "--dry-run"]) == 0
+    assert "4 of 4 clips to do" in capsys.readouterr().err
+    assert main([*command, "--max-failures", "1", "--retry-failed", "--json"]) == 0
+    (made,) = json.loads(capsys.readouterr().out)
+    assert (made["made"], [found["id"] for found in made["damaged"]]) == (4, ["a/cut"])
+    with open_store(Path(made["path"])) as store:
+        assert '"batch_clips":3' in store.info()["made_by"][0]["provenance"]
 
 
 @pytest.fixture(scope="module")
