@@ -90,7 +90,7 @@ def verify(
         findings = opened.verify()
         again = f"then repeat the extraction that made it: {_made_from(opened)}"
         dropped = drop_damaged(opened, findings) if mend else []
-        blocks, wrong = opened.blocks, damage(findings)
+        blocks, wrong, unfinished = len(opened.done) + len(dropped), damage(findings), len(opened.missing())
     if as_json:
         print_json(findings)
     for finding in () if as_json else findings:
@@ -98,7 +98,8 @@ def verify(
         kind = f"{finding.kind}: " if finding in wrong else "note: "
         typer.echo(f"{where}{kind}{finding.detail}")
     if not wrong:
-        typer.echo(f"{store}: {blocks} blocks are sound", err=True)
+        left = f", {unfinished} are not written yet" if unfinished else ""
+        typer.echo(f"{store}: {blocks} blocks are sound{left}", err=True)
         return
     lines = sum(finding.block is None for finding in wrong)
     if not mend:
