@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from cache.store import open_store, stores_under
 from extract.backbone import Backbone
 from extract.config import ExtractConfig, backbone_of, spec_of, store_path
 from extract.pool import DecodePool
+from extract.prepare import rows_of
 from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError
 from pipeline.live import LiveSource
@@ -89,7 +90,11 @@ class Workshop:
         self._pool = pool
 
     def open(self, domain: Domain, part: str) -> Opened:
-        """The source of one partition; MissingError with the command that extracts it where there is no store."""
+        """The source of one partition.
+
+        MissingError with the command that extracts it where there is no store, IntegrityError where the store's clips were cut from
+        other files or spans than the dataset says now.
+        """
         split = open_split(domain.dataset)
         chosen = split.part(part)
         source: FeatureSource
@@ -99,7 +104,9 @@ class Workshop:
             path = store_path(self._places.stores, split.name, self.spec)
             extract = extract_command(domain.dataset, self.recipe.features)
             self._require_store(path, domain.dataset, extract)
-            source = StoreSource(open_store(path), chosen, extract=extract)
+            store = open_store(path)
+            store.require_origins(rows_of(replace(split, parts={part: chosen})))
+            source = StoreSource(store, chosen, extract=extract)
         strange = sorted(set(domain.exclude) - {video.id for p in split.parts.values() for video in p.videos})
         if strange:
             raise MissingError(f"no clip {strange[0]!r} in {domain.dataset}, yet the recipe excludes it")

@@ -67,7 +67,7 @@ class StoreSource:
     ) -> None:
         self.part = part
         self.spec = store.spec
-        self._store = store
+        self.store = store
         rows = store.rows_of(part.ids)
         planned = rows >= 0
         ok = np.zeros(len(rows), bool)
@@ -96,5 +96,5 @@ class StoreSource:
             raise MissingError(
                 f"the clip {bad!r} failed extraction; it has no features", hint="leave it out of the episodes"
             )
-        rows = self._store.read(self._rows[positions]) if self._held is None else self._held[place]
+        rows = self.store.read(self._rows[positions]) if self._held is None else self._held[place]
         return as_tensor(rows)
