@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,10 @@ DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("
 """What is taken where neither the command nor a head's recipe says it."""
 RECIPE = "config.json"
 """The file that makes a folder a run."""
+UNNAMED = ("eval.", "target.part")
+"""Settings that ask for another evaluation of the same run, so the run's name doesn't depend on them."""
+AFTER = ("eval.", "target.")
+"""Settings that may change when a run that is there is evaluated."""
 
 
 def load(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
@@ -73,10 +78,39 @@ def with_part(domain: Domain, preferred: Sequence[str], role: str) -> Domain:
     return replace(domain, part=found)
 
 
+def split_sets(sets: Sequence[str], later: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The settings that make a run, and those whose names start with one of `later`."""
+    after = [text for text in sets if text.partition("=")[0].strip().startswith(later)]
+    return [text for text in sets if text not in after], after
+
+
+def named_folder(run: str) -> Path:
+    """The folder of the run that `--run` names: under runs/, or a path where it holds a slash."""
+    return Path(run) if "/" in run else places.runs() / run
+
+
+def run_word(folder: Path) -> str:
+    """What `--run` takes for this folder."""
+    return folder.name if named_folder(folder.name) == folder else str(folder if "/" in str(folder) else f"./{folder}")
+
+
+def run_recipe(folder: Path) -> str:
+    """What `--recipe` takes for the settings that the run in this folder was made with."""
+    return str(folder / RECIPE if "/" in str(folder) else f"./{folder / RECIPE}")
+
+
+def command(verb: str, recipe: str | None, head: str | None, run: str | None, sets: Sequence[str]) -> str:
+    """A command that can be run as it is."""
+    words = ["fsar-cache", verb]
+    for option, value in (("--recipe", recipe), ("--head", None if recipe else head), ("--run", run)):
+        words += [option, value] if value else []
+    return shlex.join([*words, *(word for text in sets for word in ("--set", text))])
+
+
 def run_folder(recipe: Recipe, run: str | None, sets: Sequence[str]) -> Path:
     """Where a run lives: the folder named by `run`, else runs/<recipe>, with a hash of the changed settings behind it if any."""
     if run:
-        return Path(run) if "/" in run else places.runs() / run
+        return named_folder(run)
     return places.runs() / (f"{recipe.name}-{digest(sorted(set(sets)), 6)}" if sets else recipe.name)
 
 
@@ -89,7 +123,7 @@ def find_run(run: str | None) -> Path:
         newest = max(there.values(), key=lambda folder: max(file.stat().st_mtime_ns for file in folder.iterdir()))
         say(f"run {newest.name}, the newest")
         return newest
-    folder = Path(run) if "/" in run else places.runs() / run
+    folder = named_folder(run)
     if not (folder / RECIPE).is_file():
         close = nearest(run, there)
         known = f"there are {', '.join(there)}" if there else "there are none yet"

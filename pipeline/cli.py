@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fsar_cache import __version__
 from fsar_cache.console import say
-from fsar_cache.errors import EXIT_CODES, FsarError
+from fsar_cache.errors import EXIT_CODES, Interrupted
 from pipeline import cli_list, cli_store
 from pipeline.cli_common import AsJson, examples, print_json
+from pipeline.cli_end import Results, answer, code_of
 
 app = typer.Typer(
     name="fsar-cache",
@@ -140,15 +142,26 @@ def train(
     if as_json:
         print_json(made)
     else:
-        say(f"next: fsar-cache eval --run {made.folder.name}")
+        say(f"next: {choose.command('eval', None, None, choose.run_word(made.folder), ())}")
 
 
 @app.command(
-    "eval", epilog=examples("eval --target synth-target", "eval --head protonet --target csv:clips.csv --shot 1")
+    "eval",
+    epilog=examples(
+        "eval --target synth-target",
+        "eval --run demo --shot 1 --checkpoint last",
+        "eval --head protonet --target csv:clips.csv --shot 1",
+    ),
 )
 def evaluate(
     target: Annotated[str | None, typer.Option(help="dataset to evaluate on (default: the recipe's)")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="dataset whose deviations normalise features, for a head that needs no training")
+    ] = None,
     run: RunName = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="last, best or step-N (default: best where validation chose one, else last)")
+    ] = None,
     head: HeadName = None,
     recipe: RecipeName = None,
     way: Annotated[int | None, typer.Option(min=2)] = None,
@@ -166,11 +179,11 @@ def evaluate(
     """Measure the accuracy of a trained run, or of a head that needs no training, on episodes of the target."""
     from pipeline import evaluating
 
-    changes = _set("target.dataset", target)
+    changes = _set("target.dataset", target) + _set("source.dataset", source)
     for name, value in (("way", way), ("shot", shot), ("query", query), ("episodes", episodes), ("seed", seed)):
         changes += _set(f"eval.{name}", value)
     changes += _features(backbone, weights, cut)
-    made = evaluating.evaluate(recipe, head, run, [*changes, *(sets or [])], device=device)
+    made = evaluating.evaluate(recipe, head, run, [*changes, *(sets or [])], checkpoint=checkpoint, device=device)
     print_json(made) if as_json else typer.echo(evaluating.headline(made))
 
 
@@ -187,11 +200,39 @@ def run(
     """Everything of a recipe: videos, features, training, evaluation, report; finished stages are not repeated."""
     from pipeline import choose, evaluating, stages
 
-    chosen = choose.settle(recipe, None, sets or [])
-    folder = choose.run_folder(chosen, run, sets or [])
-    made = stages.run(chosen, folder, {"workers": workers, "device": device, "max_failures": max_failures})
+    before, after = choose.split_sets(sets or [], choose.UNNAMED)
+    choose.load(recipe, None, sets or [])  # a mistake in what only the evaluation reads is named before the work begins
+    chosen = choose.settle(recipe, None, before)
+    folder = choose.run_folder(chosen, run, before)
+    how = {"workers": workers, "device": device, "max_failures": max_failures}
+    made = stages.run(chosen, folder, after, how)
     print_json(made) if as_json else typer.echo(evaluating.headline(made))
     stages.say_next(folder)
+
+
+@app.command(
+    "import",
+    epilog=examples(
+        "import checkpoint20000.pt --head gslta --run published",
+        "import checkpoint20000.pt --recipe ./mine.toml --run published --set target.dataset=csv:clips.csv",
+    ),
+)
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="a .pt or .safetensors file in the head's published layout")],
+    run: Annotated[str, typer.Option("--run", help="name of the new run's folder under runs/, or a path")],
+    head: HeadName = None,
+    recipe: RecipeName = None,
+    classes: Annotated[int, typer.Option(min=1, help="training classes of the checkpoint (64: Kinetics)")] = 64,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a run of a published checkpoint; its backbone's weights become the run's. No code in the file is executed."""
+    from pipeline import importing
+
+    made, folder = importing.import_checkpoint(checkpoint, recipe, head, run, sets or [], classes)
+    if as_json:
+        print_json({"run": str(folder), "recipe": made})
+    importing.say_next(made, folder)
 
 
 @app.command(epilog=examples("report", "report demo"))
@@ -227,46 +268,28 @@ def _print_findings(findings: list[Any]) -> None:
             console.print(f"{'':8}{'':<23} mend: {finding.mend}", markup=False)
 
 
-def _complain(message: str, hint: str | None) -> None:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201 - works even where rich does not
-    if hint:
-        print(f"hint: {hint}", file=sys.stderr)  # noqa: T201
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit code and never lets a user's mistake end in a traceback."""
+    streams = sys.stdout, sys.stderr
+    results: Any = Results(sys.stdout)
     try:
+        sys.stdout = results
         code = app(args=args, prog_name="fsar-cache", standalone_mode=False)
-        sys.stdout.flush()
+        results.flush()
+        if code == Interrupted.exit_code:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except FsarError as error:
-        _complain(error.message, error.hint)
-        return error.exit_code
-    except typer.TyperException as error:
-        if error.format_message():  # none where a group without a command has printed its help
-            _complain(error.format_message(), _help_of(error))
-        return 2
     except KeyboardInterrupt:
-        _complain("interrupted", "repeat the command; finished work is kept")
-        return 130
-    except (
-        BrokenPipeError,
-        SystemExit,
-    ):  # typer's answer to a closed pipe is to exit; nobody reads on, which is no mistake
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MemoryError:
-        _complain("out of memory", "use fewer workers, or features on disk: --set features.cut=pooled")
-        return 6
-    except Exception:  # noqa: BLE001 - the last net: shown whole, called a bug, exit code 1
-        print("This is a bug in fsar-cache; please report it with the command and the lines below.", file=sys.stderr)  # noqa: T201
-        sys.excepthook(*sys.exc_info())
-        return 1
-
-
-def _help_of(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path if context else 'fsar-cache'} --help"
+        typed = shlex.join(["fsar-cache", *(sys.argv[1:] if args is None else args)])
+        return answer(Interrupted("interrupted", hint=f"finished work is kept; go on with: {typed}"))
+    except SystemExit as left:
+        # typer and rich answer a broken pipe, any, by leaving
+        cause = left.__context__
+        return answer(cause) if isinstance(cause, BrokenPipeError) else code_of(left)
+    except Exception as error:  # noqa: BLE001 - the last net
+        return answer(error)
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 if __name__ == "__main__":

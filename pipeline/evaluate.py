@@ -1,4 +1,4 @@
-"""Evaluation: encode each clip once per role, then match thousands of episodes in a few threads.
+"""Evaluation: encode each clip once, then match thousands of episodes in a few threads.
 
 Letters: E episodes of a chunk, W way, S support and Q query clips of an episode.
 """
@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Table:
-    """Encoded clips of one role: {name: [clips, ...]}, looked up by position in the partition."""
+    """Encoded clips: {name: [clips, ...]}, looked up by position in the partition."""
 
     def __init__(self, positions: Ints, codes: dict[str, Tensor], size: int) -> None:
         self.codes = codes
@@ -50,19 +50,31 @@ class Table:
 
 
 def encode_clips(
-    model: Model, source: FeatureSource, positions: Ints, role: Role, report: Progress | None = None
-) -> Table:
-    """Encode the clips at the unique `positions` once; the model must be in evaluation mode."""
-    made: dict[str, list[Tensor]] = {}
+    model: Model, source: FeatureSource, positions: Ints, report: Progress | None = None
+) -> tuple[Table, Table]:
+    """Support and query codes of the clips at the unique `positions`; the model must be in evaluation mode.
+
+    Each clip is fetched and goes through the backbone's tail once. A head whose `encode` ignores the role encodes it once too: both
+    tables are then one.
+    """
+    roles: tuple[Role, ...] = ("support", "query") if model.head.role_matters else ("support",)
+    made: dict[Role, dict[str, list[Tensor]]] = {role: {} for role in roles}
     size = max(1, BATCH_BYTES // source.spec.row_bytes)
     for start in range(0, len(positions), size):
         batch = positions[start : start + size]
         activations = source.fetch(batch, training=False, keys=np.zeros(len(batch), np.uint64))
-        for name, code in model.encode(activations.to(model.device), role).items():
-            made.setdefault(name, []).append(code)
+        clips = {"features": model.features(activations.to(model.device))}
+        for role in roles:
+            model.head.check(clips, role)
+            for name, code in model.head.encode(clips, role).items():
+                made[role].setdefault(name, []).append(code)
         if report:
-            report(f"encode {role}", start + len(batch), len(positions))
-    return Table(positions, {name: torch.cat(codes) for name, codes in made.items()}, len(source.part.videos))
+            report("encode", start + len(batch), len(positions))
+    tables = [
+        Table(positions, {name: torch.cat(codes) for name, codes in made[role].items()}, len(source.part.videos))
+        for role in roles
+    ]
+    return tables[0], tables[-1]
 
 
 @contextmanager
@@ -127,8 +139,8 @@ def evaluate(
     began = time.perf_counter()
     try:
         with torch.inference_mode():
-            support = encode_clips(model, source, np.unique(episodes.support), "support", report)
-            query = encode_clips(model, source, np.unique(episodes.query), "query", report)
+            drawn = np.union1d(episodes.support, episodes.query)
+            support, query = encode_clips(model, source, drawn, report)
         encoded = time.perf_counter()
         threads = threads or (1 if model.device.type != "cpu" else os.cpu_count() or 1)
         said, loss = match_all(model.head, support, query, episodes, protocol.way, threads, report)

@@ -16,10 +16,11 @@ from fsar_cache import __version__
 from fsar_cache.canonical import digest
 from fsar_cache.errors import FsarError, IntegrityError, MissingError
 from fsar_cache.files import read_json, whole_file, write_json
+from pipeline import choose
 from pipeline import report_figures as figures
 from pipeline.folder import METRICS, PROVENANCE, read_config
 from pipeline.recipe import Published, Recipe
-from pipeline.results import Evaluation, read_evaluation
+from pipeline.results import Evaluation, file_name, read_evaluation
 from splits.datasets import open_split
 
 PAGE = "report.html"
@@ -32,24 +33,28 @@ Example = Callable[[Path, Evaluation], dict[str, Any]]
 def write_page(folder: Path, make_example: Example) -> tuple[Path, bool]:
     """Write `<folder>/report.html`; returns its path and whether it was written: not where it shows these inputs already.
 
-    The page is about the evaluation on the recipe's own target, else about the newest; make_example gives its comparison to look at,
-    which is kept in the folder. MissingError where the run was not evaluated yet.
+    The page is about the evaluation that the recipe names, else about the newest, and lists the others; make_example gives its
+    comparison to look at, which is kept in the folder. MissingError where the run was not evaluated yet.
     """
     recipe = read_config(folder)
     evaluations = {path: read_evaluation(path) for path in sorted(folder.glob("eval-*.json"))}
     if not evaluations:
-        raise MissingError(f"the run {folder} was not evaluated yet", hint=f"fsar-cache eval --run {folder.name}")
-    own = folder / f"eval-{_target_name(recipe)}.json"
+        raise MissingError(
+            f"the run {folder} was not evaluated yet",
+            hint=choose.command("eval", None, None, choose.run_word(folder), ()),
+        )
+    own = folder / file_name(_target_name(recipe), recipe, recipe)
     path = own if own in evaluations else max(evaluations, key=lambda p: p.stat().st_mtime_ns)
     main = evaluations.pop(path)
     metrics, provenance = read_metrics(folder / METRICS), read_json(folder / PROVENANCE)
     example = _kept_example(folder / f"example-{path.stem.removeprefix('eval-')}.json", folder, main, make_example)
-    seen = digest([recipe, main, list(evaluations.values()), metrics, provenance, example, __version__], 16)
+    others = {path.stem.removeprefix("eval-"): found for path, found in evaluations.items()}
+    seen = digest([recipe, main, others, metrics, provenance, example, __version__], 16)
     page = folder / PAGE
     if page.is_file() and f'content="{seen}"' in page.read_text(encoding="utf-8")[:1000]:
         return page, False
     with whole_file(page) as file:
-        file.write(make_page(recipe, main, list(evaluations.values()), metrics, example, provenance, seen).encode())
+        file.write(make_page(recipe, main, others, metrics, example, provenance, seen).encode())
     return page, True
 
 
@@ -80,20 +85,24 @@ def _kept_example(path: Path, folder: Path, found: Evaluation, make_example: Exa
 def make_page(
     recipe: Recipe,
     main: Evaluation,
-    others: Sequence[Evaluation],
+    others: Mapping[str, Evaluation],
     metrics: Sequence[Json],
     example: Json,
     provenance: Json,
     seen: str,
 ) -> str:
-    """The page's text. metrics: one entry per recorded iteration; example: see pipeline.example; seen: a hash of all the inputs."""
+    """The page's text.
+
+    others: further evaluations of the run by what tells them apart. metrics: one entry per recorded iteration; example: see
+    pipeline.example; seen: a hash of all the inputs.
+    """
     parts = {
         "seen": seen,
         "title": escape(f"{recipe.name}: {main.accuracy:.1f} % on {_domain(main)}"),
         **_header(recipe, main),
         **_classes(main),
         **_example(example),
-        **_training(metrics, recipe),
+        **_training(metrics, recipe, main),
         **_provenance(main, others, provenance),
         "footer": f"Written by fsar-cache {escape(__version__)} from the files beside this page. It loads nothing from elsewhere.",
     }
@@ -203,7 +212,11 @@ def _pair_title(pair: Json) -> str:
     return f"<b>{escape(pair['class'])}</b><br><span class='about'>{kind}: probability {100 * pair['probability']:.0f}\u2009%</span>"
 
 
-def _training(metrics: Sequence[Json], recipe: Recipe) -> dict[str, str]:
+def _training(metrics: Sequence[Json], recipe: Recipe, main: Evaluation) -> dict[str, str]:
+    imported = (main.identity.get("trained_on") or {}).get("published")
+    if imported:
+        note = f"The weights are a published checkpoint's, {imported['file']}; it was trained elsewhere, so there is no curve."
+        return {"training": "", "training_note": escape(note)}
     if not metrics:
         return {"training": "", "training_note": "This head was evaluated without training, so there is no curve."}
     steps = np.array([entry["iteration"] for entry in metrics], np.float64)
@@ -225,7 +238,7 @@ def _training(metrics: Sequence[Json], recipe: Recipe) -> dict[str, str]:
     return {"training": "".join(drawn), "training_note": escape(note)}
 
 
-def _provenance(main: Evaluation, others: Sequence[Evaluation], provenance: Json) -> dict[str, str]:
+def _provenance(main: Evaluation, others: Mapping[str, Evaluation], provenance: Json) -> dict[str, str]:
     """The table: what was measured, on what data, by which checkpoint, and the sessions that trained it."""
     rows = {
         "evaluation": {
@@ -236,7 +249,7 @@ def _provenance(main: Evaluation, others: Sequence[Evaluation], provenance: Json
         "trained on": main.identity.get("trained_on"),
         **{f"session {number}": session for number, session in enumerate(provenance["sessions"], 1)},
         "seconds": {name: f"{value:.2f}" for name, value in main.seconds.items()},
-        "other evaluations": {_domain(o): f"{_protocol(o)}: {o.line()}" for o in others},
+        "other evaluations": {name: f"{_protocol(o)}: {o.line()}" for name, o in others.items()},
     }
     lines = "".join(f"<tr><th>{escape(name)}</th><td>{_code(value)}</td></tr>" for name, value in rows.items() if value)
     return {

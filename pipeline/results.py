@@ -1,4 +1,4 @@
-"""What an evaluation found, as plain data: accuracy with its interval, per class, confusion, and each episode's correct answers."""
+"""What an evaluation found, as plain data, and the file it is kept in: accuracy with interval, per class, confusion, correct answers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsar_cache.canonical import plain
+from fsar_cache.canonical import digest, plain
 from fsar_cache.errors import IntegrityError
 from fsar_cache.files import read_json, whole_file
+from pipeline.recipe import Recipe
 
 Ints = NDArray[np.int64]
 
@@ -73,6 +74,23 @@ def summarise(
         identity=identity,
         seconds=seconds,
     )
+
+
+def file_name(dataset: str, asked: Recipe, own: Recipe, checkpoint: str | None = None) -> str:
+    """The file of an evaluation in its run's folder: eval-<dataset>.json for the protocol of the run's own recipe.
+
+    What differs from that recipe is said behind the dataset, so that no evaluation takes another's place: eval-far-1shot.json.
+    asked: the recipe evaluated, whose target and eval settings may differ from those of `own`. checkpoint: one chosen by name.
+    """
+    a, b = asked.eval, own.eval
+    words = [dataset]
+    words += [asked.target.part] if asked.target.part != own.target.part else []
+    words += [f"{getattr(a, n)}{n}" for n in ("way", "shot", "query", "episodes") if getattr(a, n) != getattr(b, n)]
+    words += [f"seed{a.seed}"] if a.seed != b.seed else []
+    drawn, usual = ((r.target.exclude, r.target.min_class) for r in (asked, own))
+    words += [f"clips-{digest(drawn, 6)}"] if drawn != usual else []
+    words += [checkpoint] if checkpoint else []
+    return f"eval-{'-'.join(words)}.json"
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:

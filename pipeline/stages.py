@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from fsar_cache import places
 from fsar_cache.console import say, warn
 from fsar_cache.errors import MissingError, UsageError
-from pipeline import evaluating
+from pipeline import choose, evaluating
 from pipeline.display import display
+from pipeline.memory import enough_memory
 from pipeline.recipe import Features, Recipe
 from splits.datasets import expand, open_split
 
@@ -115,7 +116,12 @@ def train(recipe: Recipe, folder: Path, *, device: str = "auto") -> RunSummary:
     from pipeline.assemble import Places
     from pipeline.trainer import train as run_training
 
-    with display(f"train {folder.name}", "iterations") as show:
+    hint = (
+        "the last checkpoint is kept; end other programs, or --device cpu where an accelerator ran out, and go on with: "
+        + choose.command("train", choose.run_recipe(folder), None, choose.run_word(folder), ())
+        + "; a new run needs less with smaller episodes (--set train.query=2) or pooled features (--set features.cut=pooled)"
+    )
+    with display(f"train {folder.name}", "iterations") as show, enough_memory("training", hint):
 
         def report(done: int, total: int, metrics: Mapping[str, float]) -> None:
             show(done, total, f"loss {metrics['loss']:.3f}, accuracy {100 * metrics['accuracy']:.0f} %")
@@ -129,8 +135,11 @@ def train(recipe: Recipe, folder: Path, *, device: str = "auto") -> RunSummary:
     return made
 
 
-def run(recipe: Recipe, folder: Path, how: Mapping[str, Any]) -> Evaluation:
-    """Everything of a recipe, in order: videos, features, training, evaluation, report; `how`: as for `extract`."""
+def run(recipe: Recipe, folder: Path, sets: Sequence[str], how: Mapping[str, Any]) -> Evaluation:
+    """Everything of a recipe, in order: videos, features, training, evaluation, report.
+
+    sets: settings of the evaluation that the run itself doesn't depend on; how: as for `extract`.
+    """
     device = str(how.get("device", "auto"))
     trained = evaluating.needs_training(recipe)
     datasets = [recipe.source.dataset] if trained or recipe.features.normalise != "none" else []
@@ -145,12 +154,12 @@ def run(recipe: Recipe, folder: Path, how: Mapping[str, Any]) -> Evaluation:
         train(recipe, folder, device=device)
     else:
         say(f"train: nothing to do, {recipe.head} on {recipe.features.cut} features has no parameters")
-    found = evaluating.known_evaluation(recipe, folder)
+    found = evaluating.known_evaluation(recipe, folder, sets)
     if found is None:
         found = (
-            evaluating.evaluate_trained(folder, [], device)
+            evaluating.evaluate_trained(folder, sets, None, device)
             if trained
-            else evaluating.evaluate_untrained(recipe, folder, device)
+            else evaluating.evaluate_untrained(recipe, folder, sets, None, device)
         )
         say(f"eval: {found.episodes} episodes in {sum(found.seconds.values()):.1f} s")
     else:
@@ -193,14 +202,15 @@ def _example(folder: Path, found: Evaluation) -> dict[str, Any]:
 
 def say_next(folder: Path) -> None:
     """What to try after a run."""
-    name = folder.name
+    evaluate = choose.command("eval", None, None, choose.run_word(folder), ())
+    extract = choose.command("extract", choose.run_recipe(folder), None, None, ())
     say("try next:")
     for about, command in (
         ("see the report", f"open {folder / 'report.html'} in a browser"),
-        ("one shot instead of five", f"fsar-cache eval --run {name} --shot 1"),
+        ("one shot instead of five", f"{evaluate} --shot 1"),
         (
             "another target domain",
-            f"fsar-cache synth && fsar-cache extract synth && fsar-cache eval --run {name} --target synth-far",
+            f"fsar-cache synth && {extract} synth-far && {evaluate} --target synth-far",
         ),
         ("a head without training", "fsar-cache run --recipe otam"),
         ("your own videos", "fsar-cache extract folder:PATH --weights timm:resnet18.a1_in1k"),

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 
-from fsar_cache.errors import EXIT_CODES, FsarError, Interrupted, MissingError
-from pipeline import choose, cli, stages
+from fsar_cache.errors import EXIT_CODES, FsarError, Interrupted, MissingError, SpaceError
+from pipeline import choose, cli, evaluating, runs, stages, trainer
+from pipeline.folder import write_config
+from pipeline.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP: Any = typer.main.get_command(cli.app)
@@ -134,8 +137,21 @@ def test_errors_keep_their_code_and_bugs_their_traceback(
     fail(KeyboardInterrupt())
     assert cli.main(["synth"]) == Interrupted.exit_code == 130
     assert "Traceback" not in capsys.readouterr().err
-    fail(MemoryError())
-    assert cli.main(["synth"]) == 6
+    for memory in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        failed_allocation(),
+    ):
+        fail(memory)
+        assert cli.main(["synth"]) == 6
+        assert "out of memory" in capsys.readouterr().err
+    for left, code in ((SystemExit(7), 7), (SystemExit(), 0), (SystemExit("no more"), 1)):
+        fail(left)
+        assert cli.main(["synth"]) == code
+    assert capsys.readouterr().err == "no more\n"
+    fail(BrokenPipeError(32, "a worker's pipe"))  # not that of the results
+    assert cli.main(["synth"]) == 1
+    assert "BrokenPipeError: [Errno 32] a worker's pipe" in capsys.readouterr().err
     fail(ZeroDivisionError("odd"))
     assert cli.main(["synth"]) == 1
     err = capsys.readouterr().err
@@ -143,11 +159,64 @@ def test_errors_keep_their_code_and_bugs_their_traceback(
     assert "ZeroDivisionError: odd" in err
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    command = f"{sys.executable} -m pipeline.cli list datasets --json | true; echo ${{PIPESTATUS[0]}}"
-    made = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert made.stdout.strip() == "0"
-    assert "Traceback" not in made.stderr
+def failed_allocation() -> RuntimeError:
+    """What torch's CPU allocator raises for 1 PiB."""
+    try:
+        torch.empty(2**50, dtype=torch.uint8)
+    except RuntimeError as error:
+        return error
+    pytest.skip("this machine has a petabyte to give")
+
+
+@pytest.mark.parametrize("words", ["list datasets --json", "list heads", "--help", "--version"])
+def test_a_closed_pipe_is_no_error(words: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "pipeline.cli", *words.split()]
+    made = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (made.returncode, made.stderr) == (0, "")
+
+
+def test_memory_that_runs_out_ends_training_and_evaluation_with_a_way_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise failed_allocation()
+
+    monkeypatch.setattr(trainer, "train", out_of_memory)
+    monkeypatch.setattr(runs, "evaluate_run", out_of_memory)
+    monkeypatch.setattr(runs, "evaluate_untrained", out_of_memory)
+    recipe, folder = load_recipe("demo"), tmp_path / "runs" / "mine"
+    write_config(folder, recipe)
+    with pytest.raises(SpaceError, match="memory ran out while training") as caught:
+        stages.train(recipe, folder)
+    assert f"fsar-cache train --recipe {folder}/config.json --run mine" in str(caught.value.hint)
+    for evaluate in (
+        lambda: evaluating.evaluate_trained(folder, [], None, "cpu"),
+        lambda: evaluating.evaluate_untrained(recipe, folder, [], None, "cpu"),
+    ):
+        with pytest.raises(SpaceError, match="memory ran out while evaluating") as caught:
+            evaluate()
+        assert "--device cpu" in str(caught.value.hint)
+
+    def other(*_: object, **__: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(trainer, "train", other)
+    with pytest.raises(RuntimeError, match="something else"):
+        stages.train(recipe, folder)
+
+
+def test_an_interruption_names_the_very_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "synth", interrupt)
+    assert cli.main(["synth", "--clips", "7"]) == 130
+    assert "go on with: fsar-cache synth --clips 7\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -196,6 +265,23 @@ def test_changed_settings_get_a_run_of_their_own(tmp_path: Path) -> None:
     assert choose.run_folder(recipe, None, one) != choose.run_folder(recipe, None, one[:1])
     assert choose.run_folder(recipe, "mine", one) == tmp_path / "runs" / "mine"
     assert choose.run_folder(recipe, "else/where", one) == Path("else/where")
+
+
+def test_what_only_the_evaluation_reads_gives_a_run_no_other_name() -> None:
+    sets = ["eval.shot=1", "train.lr=0.5", "target.part=train", " eval.seed = 3", "target.dataset=synth-far"]
+    before, after = choose.split_sets(sets, choose.UNNAMED)
+    assert before == ["train.lr=0.5", "target.dataset=synth-far"]
+    assert after == ["eval.shot=1", "target.part=train", " eval.seed = 3"]
+
+
+def test_commands_in_hints_can_be_run(tmp_path: Path) -> None:
+    assert choose.run_word(tmp_path / "runs" / "mine") == "mine"
+    for folder in (Path("mine"), Path("else/where"), tmp_path / "elsewhere"):
+        assert choose.named_folder(choose.run_word(folder)) == folder
+    assert (
+        choose.command("train", "my recipe.toml", "gslta", "mine", ["train.lr=1", 'target.part="all"'])
+        == "fsar-cache train --recipe 'my recipe.toml' --run mine --set train.lr=1 --set 'target.part=\"all\"'"
+    )
 
 
 def test_the_newest_run_is_taken_and_near_names_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,11 +349,53 @@ def test_a_whole_experiment_and_again(tmp_path: Path, capsys: pytest.CaptureFixt
     assert ", ".join(done) == everything
     assert not [p for p, data in before.items() if p.name != "metrics.jsonl" and p.read_bytes() != data]
 
-    found = json.loads(fsar("eval", "--run", "small", "--shot", "1", "--json")[1])
-    assert found["identity"]["protocol"]["shot"] == 1
-    assert fsar("eval", "--run", "small", "--set", "train.lr=1")[0] == 2
+    _check_other_evaluations(fsar, tmp_path / "runs", recipe, f"{accuracy:.1f}\u2009%")
+    _check_refusals(fsar, recipe)
     _check_untrained(fsar)
     _check_stores(fsar, tmp_path, recipe)
+
+
+def _check_other_evaluations(fsar: Any, runs: Path, recipe: Path, headline: str) -> None:
+    """Another protocol neither trains again nor takes the headline, whether asked for by run or by eval."""
+    own = (runs / "small" / "eval-synth-target.json").read_bytes()
+    found = json.loads(fsar("eval", "--run", "small", "--shot", "1", "--json")[1])
+    assert found["identity"]["protocol"]["shot"] == 1
+    assert found["identity"]["checkpoint"]["name"] == "last"
+    words = ("run", "--recipe", str(recipe), "--set", "eval.shot=1")
+    code, first, err = fsar(*words)
+    assert (code, "5-way 1-shot" in first) == (0, True)
+    assert "train: nothing to do" in err
+    assert "eval: nothing to do" in err
+    assert [folder.name for folder in runs.iterdir()] == ["small"]
+    code, again, err = fsar("run", "--recipe", str(recipe), "--set", "eval.way=4")
+    assert (code, "4-way 2-shot" in again) == (0, True)
+    assert "eval: nothing to do" not in err
+    page = (runs / "small" / "report.html").read_text()
+    assert headline in page
+    assert "5-way 1-shot: " in page
+    assert "4-way 2-shot: " in page
+    assert (runs / "small" / "eval-synth-target.json").read_bytes() == own
+
+
+def _check_refusals(fsar: Any, recipe: Path) -> None:
+    """What contradicts the run is named and refused; what agrees with it may be said."""
+    same = ("eval", "--run", "small", "--episodes", "5")
+    for words, says in (
+        (["--set", "train.lr=1"], "train.lr: 0.001 in the run, 1.0 asked for"),
+        (["--head", "otam"], "head: 'gslta' in the run, 'otam' asked for"),
+        (["--weights", "random:5"], "features.weights: 'random:0' in the run, 'random:5' asked for"),
+        (["--recipe", "demo"], "features.size: 32 in the run, 112 asked for"),
+        (["--source", "synth-far"], "source.dataset: 'synth-source' in the run, 'synth-far' asked for"),
+        (["--set", "head_config.depth=2"], "head_config.depth: 1 in the run, 2 asked for"),
+    ):
+        code, _, err = fsar(*same, *words)
+        assert (code, says in err) == (2, True), err
+        assert "fsar-cache eval --run small" in err
+    for words in (["--head", "gslta"], ["--weights", "random:0"], ["--recipe", str(recipe)], ["--checkpoint", "last"]):
+        code, _, err = fsar(*same, *words)
+        assert code == 0, err
+    code, _, err = fsar(*same, "--checkpoint", "step-3")
+    assert (code, "it has: last" in err) == (3, True)
 
 
 def _check_untrained(fsar: Any) -> None:
@@ -280,6 +408,14 @@ def _check_untrained(fsar: Any) -> None:
     code, again, err = fsar(*words)
     assert (code, again) == (0, first)
     assert "eval: nothing to do" in err
+    code, _, err = fsar("eval", "--run", "untrained", "--checkpoint", "last")
+    assert (code, "no parameters" in err) == (2, True)
+    small = ("--set", "features.size=32", "--episodes", "9", "--shot", "1")
+    assert fsar("eval", "--head", "otam", *small, "--source", "synth-target")[0] == 0
+    code, _, err = fsar("eval", "--head", "otam", *small, "--source", "synth-far")
+    assert (code, "--source DATASET" in err) == (3, True)
+    code, _, err = fsar("eval", "--head", "protonet", *small, "--source", "synth-far")
+    assert (code, "reads no source" in err) == (2, True)
     code, _, err = fsar(*words, "--set", "head_config.otam_lambda=0.5")
     assert code == 2
     assert "head_config.otam_lambda: 0.1 there, 0.5 asked for" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from worlds import World, fill, make_world
 
+from cache.spec import FeatureSpec
 from cache.store import open_store
 from extract.config import backbone_of, spec_of
 from extract.resnet import trunk
 from fsar_cache import errors
 from heads.base import Task
+from heads.otam import Otam
 from heads.published import Rest, to_published
+from pipeline import cli
 from pipeline.assemble import extract_config, workshop
 from pipeline.evaluate import evaluate
+from pipeline.folder import read_config
 from pipeline.model import build_head
 from pipeline.results import interval95, read_evaluation, summarise, write_evaluation
 from pipeline.runs import evaluate_run, evaluate_untrained, import_published
-from pipeline.sources import StoreSource
+from pipeline.sources import FeatureSource, StoreSource
 from pipeline.trainer import train
 
 
@@ -166,21 +172,130 @@ def test_heads_without_parameters_need_no_training(world: World, tmp_path: Path)
         evaluate_untrained(world.recipe(), tmp_path / "gslta", world.places)
 
 
-def test_encoding_happens_once_per_clip_and_role(world: World) -> None:
-    recipe = world.recipe()
+class Sided(Otam):
+    """An OTAM whose encoding depends on the role: it compares the frames of a clip with its support's in reverse."""
+
+    role_matters = True
+
+    def encode(self, clips, role):  # type: ignore[no-untyped-def]
+        codes = super().encode(clips, role)
+        return {name: code.flip(1) for name, code in codes.items()} if role == "query" else codes
+
+
+@pytest.mark.parametrize(("kind", "roles"), [(Otam, ["support"]), (Sided, ["support", "query"])])
+def test_each_clip_passes_the_tail_once_and_the_head_once_per_role_that_matters(
+    world: World, kind: type[Otam], roles: list[str]
+) -> None:
+    recipe = world.recipe("train.unlabelled=0", head="otam")
     with workshop(recipe, world.places) as shop:
         model = shop.model(4)
+        model.head = kind(kind.Config())
         source, sampler, _ = shop.evaluation(recipe.target, recipe.eval.protocol, 1)
         seen: dict[str, int] = {}
-        encode = model.head.encode
+        features, encode, fetch = model.features, model.head.encode, source.fetch
 
-        def counted(clips, role):  # type: ignore[no-untyped-def]
-            seen[role] = seen.get(role, 0) + len(clips["features"])
+        def count(what: str, clips: int) -> None:
+            seen[what] = seen.get(what, 0) + clips
+
+        def counted_features(activations):  # type: ignore[no-untyped-def]
+            count("tail", len(activations))
+            return features(activations)
+
+        def counted_encode(clips, role):  # type: ignore[no-untyped-def]
+            count(role, len(clips["features"]))
             return encode(clips, role)
 
-        model.head.encode = counted  # type: ignore[method-assign]
-        evaluate(model, source, sampler)
-    assert seen == {"support": 23, "query": 23}
+        def counted_fetch(positions, **more):  # type: ignore[no-untyped-def]
+            count("fetch", len(positions))
+            return fetch(positions, **more)
+
+        model.features = counted_features  # type: ignore[method-assign]
+        model.head.encode = counted_encode  # type: ignore[method-assign]
+        source.fetch = counted_fetch  # type: ignore[method-assign]
+        found = evaluate(model, source, sampler)
+        assert seen == dict.fromkeys(["fetch", "tail", *roles], 23)
+        episodes = sampler.episodes(0, 50)
+        codes = [
+            {n: c.view(*at.shape, *c.shape[1:]) for n, c in model.encode(_fetched(source, at), role).items()}
+            for at, role in ((episodes.support, "support"), (episodes.query, "query"))
+        ]
+        said = model.head.match(*codes, Task(3, torch.from_numpy(episodes.support_labels))).logits.argmax(-1)
+    assert found.correct == tuple((said.numpy() == episodes.query_labels).sum(1))
+
+
+def _fetched(source: FeatureSource, positions: np.ndarray) -> torch.Tensor:
+    flat = positions.ravel()
+    return source.fetch(flat, training=False, keys=np.zeros(len(flat), np.uint64))
+
+
+def test_another_protocol_or_checkpoint_takes_no_evaluations_place(run: Path, world: World) -> None:
+    evaluate_run(run, world.places)
+    own = (run / "eval-target.json").read_bytes()
+    for sets, checkpoint, name in (
+        (["eval.shot=1", "eval.seed=7"], None, "target-1shot-seed7"),
+        (["eval.way=2", "eval.query=3", "eval.episodes=9"], None, "target-2way-3query-9episodes"),
+        (['target.part="train"'], None, "target-train"),
+        (['target.exclude=["target-test-0-1"]'], None, None),
+        ([], "step-4", "target-step-4"),
+        ([f'target.dataset="csv:{world.folder}/source.csv#source"', 'target.part="val"'], None, "source-val"),
+    ):
+        before = set(run.glob("eval-*.json"))
+        found = evaluate_run(run, world.places, sets=sets, checkpoint=checkpoint)
+        made = [path for path in run.glob("eval-*.json") if read_evaluation(path) == found]
+        assert len(made) == 1
+        assert name is None or made[0].name == f"eval-{name}.json"
+        assert made[0].name != "eval-target.json"
+        assert before <= set(run.glob("eval-*.json"))
+    assert (run / "eval-target.json").read_bytes() == own
+    evaluate_run(run, world.places, checkpoint="last")  # the usual one, named
+    assert not (run / "eval-target-last.json").exists()
+
+
+def test_features_of_other_weights_than_the_trained_ones_are_refused(tmp_path: Path) -> None:
+    """The weights behind one path change after training; the target extracted with the new ones is no match for the run."""
+    world = make_world(tmp_path / "world")
+    weights = tmp_path / "net.safetensors"
+
+    def put(seed: int) -> FeatureSpec:
+        drawn = backbone_of(replace(extract_config(world.recipe().features), weights=f"random:{seed}"))
+        save_file({name: tensor.contiguous() for name, tensor in trunk(drawn).state_dict().items()}, weights)
+        config = extract_config(recipe.features)
+        return spec_of(config, backbone_of(config))
+
+    recipe = world.recipe(f"features.weights=file:{weights}", "train.iterations=4")
+    then = put(9)
+    stores = [fill(world, domain.dataset, then) for domain in (recipe.source, recipe.target)]
+    train(recipe, tmp_path / "run", world.places)
+    evaluate_run(tmp_path / "run", world.places)
+    now = put(10)
+    fill(world, recipe.target.dataset, now)
+    with pytest.raises(
+        errors.IntegrityError, match=r"backbone\.weights.*: '.*' in the evaluation, '.*' in the training"
+    ):
+        evaluate_run(tmp_path / "run", world.places)
+    shutil.rmtree(stores[0])
+    with pytest.raises(errors.IntegrityError, match=f"trained on features {then.fingerprint}.*{now.fingerprint}"):
+        evaluate_run(tmp_path / "run", world.places)
+
+
+def test_a_source_that_is_not_there_says_what_to_do_without_it(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    recipe = world.recipe("train.unlabelled=0", 'features.normalise="centre-source-std"', head="otam")
+    shutil.rmtree(world.places.stores / "source")
+    for words in ("fsar-cache extract", "--source DATASET", "--set features.normalise=none"):
+        with pytest.raises(errors.MissingError, match="normalises features by the deviations of its source") as caught:
+            evaluate_untrained(recipe, tmp_path / "run", world.places)
+        assert words in str(caught.value.hint)
+    evaluate_untrained(replace(recipe, source=replace(recipe.target, unlabelled=None)), tmp_path / "run", world.places)
+
+
+def test_an_untrained_head_keeps_its_own_evaluation_beside_others(world: World, tmp_path: Path) -> None:
+    recipe = world.recipe("train.unlabelled=0", head="protonet")
+    own = evaluate_untrained(recipe, tmp_path / "run", world.places)
+    other = evaluate_untrained(recipe, tmp_path / "run", world.places, sets=["eval.shot=1"])
+    assert read_evaluation(tmp_path / "run" / "eval-target.json") == own
+    assert read_evaluation(tmp_path / "run" / "eval-target-1shot.json") == other
+    assert other.identity["protocol"]["shot"] == 1
 
 
 def test_a_store_read_through_maps_equals_one_held_in_memory(world: World) -> None:
@@ -229,3 +344,48 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path: Path, prefix: str) -> No
     torch.save({"model_state_dict": tensors}, tmp_path / "less.pt")
     with pytest.raises(errors.IntegrityError, match=r"student_encoder\.layers\.0\.0\.norm\.weight"):
         import_published(tmp_path / "less.pt", recipe, tmp_path / "other", classes=5)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.resnet.", "backbone.module.resnet."])
+def test_a_published_checkpoint_by_command(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """import, eval and report, with weights drawn here under the published names."""
+    world = make_world(tmp_path / "world")
+    for name, folder in (("STORES", world.places.stores), ("RUNS", tmp_path / "runs"), ("VIDEOS", tmp_path / "videos")):
+        monkeypatch.setenv(f"FSAR_{name}", str(folder))
+    recipe = world.recipe("train.unlabelled=0")
+    toml = str(world.folder / "gslta-pooled.toml")
+
+    def drawn(seed: int) -> str:
+        torch.manual_seed(seed)
+        net = trunk(backbone_of(replace(extract_config(recipe.features), weights=f"random:{seed}")))
+        rest = Rest(net.state_dict(), {"scale": torch.ones(1)}, prefix)
+        tensors = to_published(build_head(recipe, 5), rest)  # type: ignore[arg-type]
+        torch.save({"iteration": 20000, "model_state_dict": OrderedDict(tensors)}, tmp_path / f"theirs{seed}.pt")
+        return str(tmp_path / f"theirs{seed}.pt")
+
+    def fsar(*words: str) -> tuple[int, str, str]:
+        code = cli.main(list(words))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    words = ("import", drawn(3), "--recipe", toml, "--run", "theirs", "--classes", "5")
+    code, _, err = fsar(*words, "--set", "features.normalise=centre-source-std")
+    assert (code, "features.normalise=none" in err) == (2, True)
+    assert fsar(*words)[0] == 0
+    config = extract_config(read_config(tmp_path / "runs" / "theirs").features)
+    fill(world, recipe.target.dataset, spec_of(config, backbone_of(config)))
+    code, out, err = fsar("eval", "--run", "theirs", "--json")
+    assert code == 0, err
+    assert "after 20000 of" not in err
+    identity = json.loads(out)["identity"]
+    assert identity["checkpoint"]["iteration"] == 20000
+    assert identity["trained_on"]["published"]["file"] == "theirs3.pt"
+    assert fsar("report", "theirs")[0] == 0
+    assert "a published checkpoint&#x27;s, theirs3.pt" in (tmp_path / "runs" / "theirs" / "report.html").read_text()
+    held = (tmp_path / "runs" / "theirs" / "checkpoints" / "last.safetensors").read_bytes()
+    assert fsar(*words)[0] == 0
+    code, _, err = fsar("import", drawn(4), *words[2:])
+    assert (code, "holds another checkpoint: theirs3.pt" in err) == (2, True)
+    assert (tmp_path / "runs" / "theirs" / "checkpoints" / "last.safetensors").read_bytes() == held

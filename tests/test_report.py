@@ -281,7 +281,7 @@ def test_a_run_that_was_not_evaluated_says_how(tmp_path: Path) -> None:
     (folder / "eval-synth-target.json").unlink()
     with pytest.raises(MissingError) as caught:
         write_page(folder, example)
-    assert caught.value.hint == "fsar-cache eval --run run"
+    assert caught.value.hint == f"fsar-cache eval --run {folder}"
 
 
 def test_metrics_forgive_a_torn_last_line_only(tmp_path: Path) -> None:
