@@ -72,7 +72,7 @@ class StoreSource:
         planned = rows >= 0
         ok = np.zeros(len(rows), bool)
         ok[planned] = store.ok[rows[planned]]
-        failed = {i for i in np.flatnonzero(planned & ~ok) if store.outcome(int(rows[i])) is not None}
+        failed = {i for i in np.flatnonzero(planned & ~ok) if _failed(store, int(rows[i]))}
         undone = [part.ids[i] for i in np.flatnonzero(~ok) if i not in failed]
         if undone:
             raise MissingError(
@@ -98,3 +98,9 @@ class StoreSource:
             )
         rows = self.store.read(self._rows[positions]) if self._held is None else self._held[place]
         return as_tensor(rows)
+
+
+def _failed(store: FeatureStore, row: int) -> bool:
+    """Whether the clip was tried and failed, rather than never tried."""
+    outcome = store.outcome(row)
+    return outcome is not None and outcome.status == "failed"

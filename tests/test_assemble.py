@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import worlds
 
-from cache.store import open_store, stores_under
-from fsar_cache.errors import IntegrityError
+from cache.rows import Outcome, Row
+from cache.spec import FeatureSpec
+from cache.store import create, open_store, stores_under
+from fsar_cache.errors import IntegrityError, MissingError
 from pipeline.assemble import workshop
+from pipeline.sources import StoreSource
+from splits.types import Part, Video
 
 
 def test_features_of_a_file_that_has_changed_since_are_refused(tmp_path: Path) -> None:
@@ -23,5 +28,20 @@ def test_features_of_a_file_that_has_changed_since_are_refused(tmp_path: Path) -
         (tmp_path / f"{clip}.mp4").write_bytes(b"12345")
         shop.training()
         (tmp_path / f"{clip}.mp4").write_bytes(b"123456")
-        with pytest.raises(IntegrityError, match=rf"(?s)1 clips.*{clip}.mp4 \(5 bytes\) then, {clip}.mp4 \(6 bytes\) now"):
+        with pytest.raises(
+            IntegrityError, match=rf"(?s)1 clips.*{clip}.mp4 \(5 bytes\) then, {clip}.mp4 \(6 bytes\) now"
+        ):
             shop.training()
+
+
+def test_a_clip_that_was_never_tried_is_missing_and_not_excluded(tmp_path: Path) -> None:
+    part = Part("all", ("c",), (Video("a", "c", "a.mp4"), Video("b", "c", "b.mp4"), Video("x", "c", "x.mp4")))
+    spec = FeatureSpec("features", {}, {}, {}, {}, "pooled", (2, 4), "float32")
+    store = create(tmp_path / "store", spec, [Row(v.id, v.label, "all") for v in part.videos], dataset="set")
+    outcomes = [Outcome("ok"), Outcome("failed", "broken"), Outcome("absent")]
+    with store.writer() as writer:
+        writer.write_block(0, np.zeros((3, 2, 4), np.float32), outcomes)
+    with pytest.raises(MissingError, match="1 of 3 clips of set/all are not in the store.*: x"):
+        StoreSource(store, part)
+    known = Part("all", ("c",), part.videos[:2])
+    assert StoreSource(store, known).excluded == {"b"}
