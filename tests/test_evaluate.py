@@ -25,6 +25,7 @@ from heads.published import Rest, to_published
 from pipeline import cli
 from pipeline.assemble import extract_config, workshop
 from pipeline.evaluate import evaluate
+from pipeline.evaluating import known_evaluation
 from pipeline.folder import read_config
 from pipeline.model import build_head
 from pipeline.results import interval95, read_evaluation, summarise, write_evaluation
@@ -249,6 +250,27 @@ def test_another_protocol_or_checkpoint_takes_no_evaluations_place(run: Path, wo
     assert (run / "eval-target.json").read_bytes() == own
     evaluate_run(run, world.places, checkpoint="last")  # the usual one, named
     assert not (run / "eval-target-last.json").exists()
+
+
+def test_a_known_evaluation_is_of_the_checkpoint_that_would_be_evaluated(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSAR_STORES", str(world.places.stores))
+    recipe, folder = world.recipe("train.iterations=4", "train.keep_every=2"), tmp_path / "run"
+    train(recipe, folder, world.places)
+    assert known_evaluation(recipe, folder) is None
+    found = evaluate_run(folder, world.places)
+    assert known_evaluation(recipe, folder) == found
+    assert known_evaluation(recipe, folder, ["eval.shot=1"]) is None
+    kept = folder / "checkpoints"
+    shutil.copy(kept / "last.safetensors", kept / "best.safetensors")  # from now on the one to be chosen
+    assert known_evaluation(recipe, folder) is None
+    evaluate_run(folder, world.places, checkpoint="last")
+    assert known_evaluation(recipe, folder) is None
+    found = evaluate_run(folder, world.places)
+    assert known_evaluation(recipe, folder) == found
+    shutil.copy(kept / "step-2.safetensors", kept / "best.safetensors")
+    assert known_evaluation(recipe, folder) is None
 
 
 def test_features_of_other_weights_than_the_trained_ones_are_refused(tmp_path: Path) -> None:
