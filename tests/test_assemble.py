@@ -41,7 +41,7 @@ def test_a_clip_that_was_never_tried_is_missing_and_not_excluded(tmp_path: Path)
     outcomes = [Outcome("ok"), Outcome("failed", "broken"), Outcome("absent")]
     with store.writer() as writer:
         writer.write_block(0, np.zeros((3, 2, 4), np.float32), outcomes)
-    with pytest.raises(MissingError, match="1 of 3 clips of set/all are not in the store.*: x"):
+    with pytest.raises(MissingError, match=r"1 of 3 clips of set/all are not in the store.*: x"):
         StoreSource(store, part)
     known = Part("all", ("c",), part.videos[:2])
     assert StoreSource(store, known).excluded == {"b"}
