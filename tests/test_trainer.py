@@ -437,7 +437,7 @@ def test_features_that_are_not_finite_are_no_divergence(world: World) -> None:
         training.advance(next(episodes))
         fetched = next(episodes)
         fetched.roles["support"][0, 0, 0] = torch.nan
-        with pytest.raises(errors.UsageError, match="^Gslta got support features with NaN"):
+        with pytest.raises(errors.UsageError, match=r"^Gslta got support features with NaN"):
             training.advance(fetched)
 
 
