@@ -3,7 +3,7 @@
     python bench/bench_online.py         # a line per figure
     python bench/bench_online.py --json
 
-Evaluation: 5-way 5-shot 1-query over 2,000 clips of [8, 512]; every clip is encoded once per role, then matching is timed, best of rounds.
+Evaluation: 5-way 5-shot 1-query over 2,000 clips of [8, 512]; every clip is encoded once, then matching is timed, best of rounds.
 Training step: 5-way 5-shot, 5 queries, 25 unlabelled clips (the published episode), fetching included. The variants take turns within each
 iteration and do the same work in it; what counts is the median over iterations of the ratio of their times.
 """
