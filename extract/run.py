@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import threading
 from collections.abc import Iterator
@@ -170,9 +171,11 @@ def _summary(store: FeatureStore, split: Split, config: ExtractConfig, end: Prog
     if len(failed) > config.max_failures * total:
         shown = "".join(f"\n  {name}: {reason}" for name, reason in failed[:10])
         more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
+        share = math.ceil(100 * len(failed) / total) / 100
         raise FailedVideosError(
             f"{len(failed)} of {total} clips of {store.dataset} failed ({config.max_failures:.1%} may):{shown}{more}",
-            hint="the other clips are stored; to go on with them allow more: --max-failures 1. Failed clips are tried again when their "
+            hint=f"the other clips are stored; to go on with them allow more: --max-failures {share:g}. "
+            "Failed clips are tried again when their "
             "files appear or change, and at once by fsar-cache extract --retry-failed (with --time-limit SECONDS for slow ones)",
         )
     return Summary(

@@ -61,7 +61,8 @@ def _why(recipe: str | None, head: str | None) -> str:
 
 def _words(features: Features) -> str:
     f = features
-    return f"{f.backbone}, weights {f.weights}, cut {f.cut}, {f.frames} frames of {f.size} pixels"
+    words = f"{f.backbone}, weights {f.weights}, cut {f.cut}, {f.frames} frames of {f.size} pixels"
+    return words if f.normalise == "none" else f"{words}, normalised {f.normalise}"
 
 
 def with_part(domain: Domain, preferred: Sequence[str], role: str) -> Domain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -103,7 +104,7 @@ def make_page(
         **_classes(main),
         **_example(example),
         **_training(metrics, recipe, main),
-        **_provenance(main, others, provenance),
+        **_provenance(recipe, main, others, provenance),
         "footer": f"Written by fsar-cache {escape(__version__)} from the files beside this page. It loads nothing from elsewhere.",
     }
     return Template(files("pipeline").joinpath("report_page.html").read_text(encoding="utf-8")).substitute(parts)
@@ -238,9 +239,10 @@ def _training(metrics: Sequence[Json], recipe: Recipe, main: Evaluation) -> dict
     return {"training": "".join(drawn), "training_note": escape(note)}
 
 
-def _provenance(main: Evaluation, others: Mapping[str, Evaluation], provenance: Json) -> dict[str, str]:
-    """The table: what was measured, on what data, by which checkpoint, and the sessions that trained it."""
+def _provenance(recipe: Recipe, main: Evaluation, others: Mapping[str, Evaluation], provenance: Json) -> dict[str, str]:
+    """The table: what was measured, on which features and data, by which checkpoint, and the sessions that trained it."""
     rows = {
+        "features": asdict(recipe.features),
         "evaluation": {
             name: value for name, value in main.identity.items() if name not in ("checkpoint", "trained_on", "protocol")
         },

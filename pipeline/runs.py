@@ -12,6 +12,7 @@ from cache.spec import FeatureSpec
 from cache.store import open_store, stores_under
 from extract.config import device_of, store_path
 from fsar_cache.canonical import digest
+from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
 from fsar_cache.files import whole_file
 from heads.published import Publishable, load_published, read_checkpoint
@@ -150,10 +151,19 @@ def _evaluate(
         "head_config": digest(asdict(model.head.config), 16),
         "normalise": recipe.features.normalise,
     }
+    _warn_of_seen(data, trained.get("trained_on") or {})
     with repeatable(target):
         found = evaluate(model.to(target), source, sampler, identity={**data, **method, **trained}, report=report)
     write_evaluation(folder / file_name(data["dataset"], recipe, read_config(folder), mark), found)
     return found
+
+
+def _warn_of_seen(data: dict[str, Any], trained_on: dict[str, Any]) -> None:
+    """Say so where the clips of this evaluation are those the head was trained on: such a number is no test."""
+    for role, how in (("source", "with their labels"), ("unlabelled", "without labels")):
+        seen = trained_on.get(role) or {}
+        if all(seen.get(name) == data[name] for name in ("dataset", "part", "split")):
+            warn(f"the clips of {data['dataset']}/{data['part']} were trained on, {how}: this accuracy is no test")
 
 
 def import_published(path: Path, recipe: Recipe, folder: Path, classes: int = 64) -> Recipe:

@@ -14,7 +14,9 @@ from cache.spec import FeatureSpec
 from cache.store import create, open_store, stores_under
 from fsar_cache.errors import IntegrityError, MissingError
 from pipeline.assemble import workshop
+from pipeline.runs import evaluate_run
 from pipeline.sources import StoreSource
+from pipeline.trainer import train
 from splits.types import Part, Video
 
 
@@ -45,3 +47,16 @@ def test_a_clip_that_was_never_tried_is_missing_and_not_excluded(tmp_path: Path)
         StoreSource(store, part)
     known = Part("all", ("c",), part.videos[:2])
     assert StoreSource(store, known).excluded == {"b"}
+
+
+def test_an_evaluation_on_training_clips_is_said_to_be_no_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = worlds.make_world(tmp_path)
+    recipe = world.recipe("train.iterations=4")
+    folder = tmp_path / "run"
+    train(recipe, folder, world.places, device="cpu")
+    evaluate_run(folder, world.places, device="cpu")
+    assert "no test" not in capsys.readouterr().err
+    evaluate_run(folder, world.places, sets=["target.part=train"], device="cpu")
+    assert "target/train were trained on, without labels: this accuracy is no test" in capsys.readouterr().err
