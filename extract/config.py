@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cache.spec import FeatureSpec
-from extract.backbone import BACKBONES, Backbone
+from extract.backbone import Backbone, build_backbone
 from extract.decoders import PIXELS, usable
 from extract.sampling import SAMPLING
 from extract.scaling import rescaled
@@ -59,7 +59,7 @@ class ExtractConfig:
 
 def backbone_of(config: ExtractConfig) -> Backbone:
     """The backbone that the settings name, with their weights and scaling, in evaluation mode."""
-    made = rescaled(BACKBONES.get(config.backbone)(config.weights), config.scaling)
+    made = rescaled(build_backbone(config.backbone, config.weights), config.scaling)
     return made.eval()
 
 
