@@ -1,0 +1,41 @@
+"""What decides an optical-flow store's fields, apart from the frames they are made of. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Estimator = Literal["dis_medium", "dis_fast", "dis_ultrafast", "farneback", "raft_small", "raft_large"]
+Pair = Literal["next_native", "next_sampled"]
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """How flow is computed (card: optical flow, "Switches").
+
+    estimator: DIS and Farneback run on the CPU and need no weights, RAFT runs on the device.
+    pair: "next_native" takes frame i_t of the decoded clip with i_t + stride, "next_sampled" takes i_t with i_(t+1) of the sampled frames
+    (stride is not used). The last frame takes the pair that ends on it where it has no partner.
+    size: short side in pixels at which flow is computed; smaller frames are computed as they are, never enlarged (but see RAFT's least size).
+    raft_updates: refinement steps; raft_weights: "random:SEED", "file:PATH" or "torchvision:NAME" (both are not used by DIS and Farneback).
+    """
+
+    estimator: Estimator = "dis_medium"
+    pair: Pair = "next_native"
+    stride: int = 1
+    size: int = 256
+    raft_updates: int = 12
+    raft_weights: str = "torchvision:default"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("estimator", get_args(Estimator)), ("pair", get_args(Pair))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name, least in (("stride", 1), ("size", 16), ("raft_updates", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def is_raft(self) -> bool:
+        """Whether the estimator is a network with weights."""
+        return self.estimator.startswith("raft")
