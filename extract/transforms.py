@@ -6,7 +6,7 @@ rounded, elsewhere; both are within one grey level of PIL. Scaling of values is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,12 +16,20 @@ from torch.nn.functional import interpolate
 from fsar_cache.errors import UsageError
 from fsar_cache.registry import Registry
 
-Transform = Callable[[Tensor, int, np.random.Generator | None], Tensor]
-TRANSFORMS: Registry[Transform] = Registry("transform", (__name__,))
-"""name -> transform(frames uint8 [T, H, W, 3], size, rng): uint8 [T, size, size, 3], contiguous, on the same device.
 
-Transforms that draw insist on a generator, the others refuse it.
-"""
+class Transform(Protocol):
+    """transform(frames uint8 [T, H, W, 3], size, rng, flip): uint8 [T, size, size, 3], contiguous, on the same device.
+
+    Transforms that draw insist on a generator, the others refuse it. flip=False forbids mirroring and changes no other draw;
+    transforms that never mirror ignore it.
+    """
+
+    def __call__(self, frames: Tensor, size: int, rng: np.random.Generator | None, flip: bool = True) -> Tensor:
+        """See the class."""
+        ...
+
+
+TRANSFORMS: Registry[Transform] = Registry("transform", (__name__,))
 
 
 def resize(frames: Tensor, height: int, width: int) -> Tensor:
@@ -56,7 +64,7 @@ def _check(name: str, frames: Tensor, size: int, rng: np.random.Generator | None
 
 
 @TRANSFORMS.add("gslta-eval")
-def gslta_eval(frames: Tensor, size: int, rng: np.random.Generator | None) -> Tensor:
+def gslta_eval(frames: Tensor, size: int, rng: np.random.Generator | None, flip: bool = True) -> Tensor:
     """The GSLTA test view: shorter side to 256/224 of `size`, then the central square (offset rounded, halves to even)."""
     _check("gslta-eval", frames, size, rng, draws=False)
     frames = short_side(frames, size * 256 // 224)
@@ -65,18 +73,19 @@ def gslta_eval(frames: Tensor, size: int, rng: np.random.Generator | None) -> Te
 
 
 @TRANSFORMS.add("gslta-train")
-def gslta_train(frames: Tensor, size: int, rng: np.random.Generator | None) -> Tensor:
+def gslta_train(frames: Tensor, size: int, rng: np.random.Generator | None, flip: bool = True) -> Tensor:
     """The GSLTA training view: resized like the test view, then one random square and one flip (p 0.5) for the whole clip."""
     _check("gslta-train", frames, size, rng, draws=True)
     assert rng is not None
     frames = short_side(frames, size * 256 // 224)
     top, left = (int(rng.integers(0, side - size, endpoint=True)) for side in frames.shape[1:3])
     frames = frames[:, top : top + size, left : left + size]
-    return (frames.flip(2) if rng.random() < 0.5 else frames).contiguous()
+    mirrored = rng.random() < 0.5
+    return (frames.flip(2) if mirrored and flip else frames).contiguous()
 
 
 @TRANSFORMS.add("squash")
-def squash(frames: Tensor, size: int, rng: np.random.Generator | None) -> Tensor:
+def squash(frames: Tensor, size: int, rng: np.random.Generator | None, flip: bool = True) -> Tensor:
     """Both sides to `size`, whatever the proportion."""
     _check("squash", frames, size, rng, draws=False)
     return resize(frames, size, size).contiguous()
