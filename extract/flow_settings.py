@@ -16,7 +16,7 @@ class FlowSettings:
     estimator: DIS and Farneback run on the CPU and need no weights, RAFT runs on the device.
     pair: "next_native" takes frame i_t of the decoded clip with i_t + stride, "next_sampled" takes i_t with i_(t+1) of the sampled frames
     (stride is not used). The last frame takes the pair that ends on it where it has no partner.
-    size: short side in pixels at which flow is computed; smaller frames are computed as they are, never enlarged (but see RAFT's least size).
+    size: short side in pixels at which flow is computed; smaller frames are taken as they are, never enlarged.
     raft_updates: refinement steps; raft_weights: "random:SEED", "file:PATH" or "torchvision:NAME" (both are not used by DIS and Farneback).
     """
 
