@@ -19,8 +19,8 @@ from extract.probe import DecodeError, Ints, Seconds
 from fsar_cache.errors import MissingError
 from fsar_cache.registry import Registry
 
-PIXELS: dict[str, Any] = {"contract": "sequential-rgb24-rotated", "version": 1}
-"""The decoder's part of a fingerprint: which pixels, whatever decoder made them."""
+PIXELS: dict[str, Any] = {"contract": "sequential-rgb24-rotated", "version": 1, "images": "pillow-rgb"}
+"""The decoder's part of a fingerprint: which pixels, whatever exact decoder made them. images: those of folders of frames."""
 
 Choose = Callable[[int], Ints]
 """Which frames of a clip of n frames: n -> int64 indices in [0, n), any order, repeats allowed.
@@ -86,6 +86,12 @@ def usable(decoder: str) -> str:
             f"{package} can't be imported: {error}", hint=f"pip install {package}, or use --decoder auto"
         ) from error
     return name
+
+
+def pixels_of(decoder: str) -> dict[str, Any]:
+    """The decoder's part of a fingerprint: `PIXELS` for every exact decoder."""
+    DECODERS.get(AUTO if decoder == "auto" else decoder)
+    return dict(PIXELS)
 
 
 def decode(

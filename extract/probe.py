@@ -19,6 +19,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from fsar_cache.errors import FsarError
+from splits.frames import images, is_folder
 
 Ints = NDArray[np.int64]
 Seconds = NDArray[np.float64]
@@ -107,6 +108,14 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     return container, stream
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a video file, or of all images of a folder of frames, on disk or in a zip; -1 where it isn't there or can't be read."""
+    try:
+        return path.stat().st_size if not is_folder(path) else sum(images(path).values())
+    except OSError:
+        return -1
 
 
 def reason(error: BaseException) -> str:

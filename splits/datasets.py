@@ -11,6 +11,7 @@ from pathlib import Path
 from fsar_cache import places
 from fsar_cache.errors import MissingError, UsageError, nearest
 from fsar_cache.registry import Registry
+from splits.frames import is_there
 from splits.types import Part, Split, Video
 
 GROUPS = {"synth": ("synth-source", "synth-target", "synth-far")}
@@ -77,13 +78,13 @@ def open_split(name: str, videos: Path | None = None) -> Split:
 
 
 def missing(split: Split) -> list[Video]:
-    """The clips whose file isn't there (or not to be seen), in the order of the split."""
+    """The clips whose file or folder of frames isn't there (or not to be seen), in the order of the split."""
     there: dict[str, bool] = {}
     absent = []
     for part in split.parts.values():
         for video in part.videos:
             if video.path not in there:
-                there[video.path] = os.path.isfile(split.root / video.path)
+                there[video.path] = is_there(split.root / video.path)
             if not there[video.path]:
                 absent.append(video)
     return absent
@@ -113,7 +114,7 @@ def _path_and_alias(kind: str, rest: str) -> tuple[Path, str]:
             f"{kind!r} wants {kind}:PATH or {kind}:PATH#ALIAS, got {kind}:{rest}", hint=f"for example {kind}:data/mine"
         )
     path = Path(os.path.abspath(os.path.expanduser(text)))
-    if not os.path.exists(path):
+    if not is_there(path):
         whole = mark and os.path.exists(os.path.expanduser(rest))
         hint = f"what follows the last # is an alias: {kind}:{rest}#ALIAS" if whole else "check the path"
         raise MissingError(f"dataset {kind}:{rest}: there is no {path}", hint=hint)
