@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cache.features import FeatureStore
 from cache.store import create, open_store
-from fsar_cache.errors import IntegrityError, UsageError
+from cache.verify import require_sound
+from fsar_cache.errors import UsageError
 
 
 def convert(
@@ -22,27 +23,19 @@ def convert(
     store = source if isinstance(source, FeatureStore) else open_store(source)
     if store.medium.durable and Path(target).resolve() == store.path.resolve():
         raise UsageError(f"source and copy are the same folder {target}", hint="name another folder for the copy")
-    extents, rows = store.medium.load_table().extents, store.rows
+    extents, rows = store.extents, store.rows
     start = rows[: sum(extents[:1])]
     copy = create(target, store.spec, start, dataset=store.dataset, backend=backend, block_rows=store.block_rows)
     end = 0
     for count in extents:
         end += count
         copy.plan(rows[:end])
-    if copy.medium.load_table().extents != extents:
+    if copy.extents != extents:
         raise UsageError(f"{target} has the same features in other blocks", hint="choose another folder for the copy")
     todo = sorted(store.done - copy.done)
     with copy.writer() as writer:
         for number, block in enumerate(todo, 1):
-            entry = store.entry(block)
-            assert entry is not None
-            finding = store.medium.check(entry)
-            if finding is not None:
-                mend = f"fsar-cache store verify {store.path} --mend drops it; then repeat the extraction that made the store"
-                raise IntegrityError(
-                    f"block {block} of {store.path} is {finding.kind}: {finding.detail}",
-                    hint=f"{mend}, and this command",
-                )
+            entry = require_sound(store, block)
             outcomes = [entry.outcome(place) for place in range(entry.rows)]
             writer.write_block(block, store.medium.array(entry), outcomes, entry.provenance)
             if report is not None:

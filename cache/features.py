@@ -100,6 +100,11 @@ class FeatureStore:
         return self._table.rows
 
     @property
+    def extents(self) -> tuple[int, ...]:
+        """How many rows each planning step added."""
+        return self._table.extents
+
+    @property
     def block_rows(self) -> int:
         """Rows of a full block."""
         return self.header.block_rows
@@ -139,6 +144,16 @@ class FeatureStore:
     def rows_of(self, ids: Iterable[str], view: int = 0) -> Ints:
         """Row number of each clip in one view, int64; -1 for a clip that is no row of this store."""
         return self._table.numbers(ids, view)
+
+    def numbers_of(self, rows: Iterable[Row]) -> Ints:
+        """Row number of each of `rows` by clip and view, int64; -1 for what is no row of this store."""
+        return self._table.numbers_of(rows)
+
+    def blocks_of(self, rows: Iterable[Row]) -> list[int]:
+        """The blocks that hold any of `rows`, in order."""
+        numbers = self._table.numbers_of(rows)
+        blocks, _ = self._table.locate(numbers[numbers >= 0])
+        return sorted(set(blocks.tolist()))
 
     def _checked(self, rows: Any, now: Standing) -> Ints:
         index = np.asarray(rows)

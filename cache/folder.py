@@ -20,11 +20,12 @@ from cache.medium import Array, Finding, Header, Medium
 from cache.spec import FeatureSpec
 from cache.table import RowTable
 from fsar_cache.errors import IntegrityError, MissingError
-from fsar_cache.files import read_json, whole_file, write_json
+from fsar_cache.files import read_json, sync_folder, whole_file, write_json
 
 HEADER = "store.json"
 """Written last when a store is made: a folder without it is no store."""
 _FORMAT = 1
+_PIECE = 1 << 20
 
 
 def write_header(path: Path, header: Header) -> None:
@@ -140,6 +141,12 @@ class FolderMedium(Medium):
         self._journal_file(block).unlink(missing_ok=True)
         return entry
 
+    def adopt(self, entry: Entry, source: Medium) -> None:
+        assert isinstance(source, FolderMedium)
+        _link_or_copy(source._file(entry.block), self._file(entry.block), entry)
+        append_entry(self._ledger, entry)
+        self._journal_file(entry.block).unlink(missing_ok=True)
+
     def drop(self, block: int) -> None:
         append_drop(self._ledger, block)
         self._file(block).unlink(missing_ok=True)
@@ -191,6 +198,31 @@ class FolderMedium(Medium):
 
     def size(self) -> int:
         return sum(_size(Path(folder, name)) for folder, _, names in os.walk(self.path) for name in names)
+
+
+def _link_or_copy(source: Path, target: Path, entry: Entry) -> None:
+    """Make `target` the same file as `source`, or a copy where that can't be; block files never change, so they may be shared."""
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        os.link(source, aside)
+    except OSError:  # another disk, a file of somebody else, a file system without links
+        _copy(source, target, entry)
+        return
+    try:
+        os.replace(aside, target)
+        sync_folder(target.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path, entry: Entry) -> None:
+    checksum = hashlib.sha256()
+    with source.open("rb") as given, whole_file(target) as file:
+        while piece := given.read(_PIECE):
+            file.write(piece)
+            checksum.update(piece)
+        if checksum.hexdigest() != entry.sha256:
+            raise IntegrityError(f"{source} changed while it was copied", hint="repeat the command")
 
 
 def _size(file: Path) -> int:

@@ -90,6 +90,10 @@ class Medium(abc.ABC):
         """Write a whole block [rows of the block, *shape] and then its ledger line; durable when this returns."""
 
     @abc.abstractmethod
+    def adopt(self, entry: Entry, source: Medium) -> None:
+        """Take over a block of another store of this backend, byte for byte, and its ledger line; durable when this returns."""
+
+    @abc.abstractmethod
     def drop(self, block: int) -> None:
         """Take a block out of the ledger, then remove its bytes."""
 

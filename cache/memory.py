@@ -85,6 +85,12 @@ class MemoryMedium(Medium):
         self._journals.pop(block, None)
         return self._entries[block]
 
+    def adopt(self, entry: Entry, source: Medium) -> None:
+        assert isinstance(source, MemoryMedium)
+        self._arrays[entry.block] = source._arrays[entry.block]  # arrays of blocks never change
+        self._entries[entry.block] = entry
+        self._journals.pop(entry.block, None)
+
     def drop(self, block: int) -> None:
         self._entries.pop(block, None)
         self._arrays.pop(block, None)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from cache.ledger import Entry
 from cache.medium import Finding, Medium
+from fsar_cache.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from cache.features import FeatureStore
@@ -46,6 +48,21 @@ def _ledger_damage(medium: Medium) -> list[Finding]:
     return [
         Finding(None, "torn", f"line {line} of the ledger is damaged; its block counts as unfinished") for line in lines
     ]
+
+
+def require_sound(store: FeatureStore, block: int) -> Entry:
+    """The ledger's entry of a written block whose bytes are what it says; IntegrityError where they aren't."""
+    entry = store.entry(block)
+    if entry is None:
+        raise UsageError(f"block {block} of {store.path} is not written")
+    finding = store.medium.check(entry)
+    if finding is not None:
+        raise IntegrityError(
+            f"block {block} of {store.path} is {finding.kind}: {finding.detail}",
+            hint=f"fsar-cache store verify {store.path} --mend drops it; then repeat the extraction that made the store, "
+            "and this command",
+        )
+    return entry
 
 
 def damage(findings: Iterable[Finding]) -> list[Finding]:

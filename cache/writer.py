@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.journal import Journal
-from cache.ledger import columns_of
+from cache.ledger import Entry, columns_of
 from cache.medium import Array
 from cache.rows import Outcome
 from fsar_cache.canonical import plain
@@ -79,6 +79,20 @@ class Writer:
             made = made.copy()
             made[without] = store.header.fill()
         store.add_entry(store.medium.put(block, made, columns, plain(dict(provenance or {}))))
+
+    def adopt(self, entry: Entry, source: FeatureStore) -> None:
+        """Take over a block of another store of the same spec, backend and rows per block, byte for byte, under the same number.
+
+        The file is linked, or copied where it lies on another disk; the caller has compared it with its checksum (`require_sound`).
+        """
+        self._require(entry.block)
+        store = self._store
+        first, last = store.block_range(entry.block)
+        here, there = store.header, source.header
+        if here != there or last - first != entry.rows or entry.block in store.done:
+            raise UsageError(f"block {entry.block} of {source.path} can't become that block of {store.path}")
+        store.medium.adopt(entry, source.medium)
+        store.add_entry(entry)
 
     def journal(self, block: int) -> Journal:
         """The journal of an unfinished block: what is saved of it, and `add` to save more."""
