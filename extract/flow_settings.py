@@ -31,7 +31,7 @@ class FlowSettings:
         for name, allowed in (("estimator", get_args(Estimator)), ("pair", get_args(Pair))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name, least in (("stride", 1), ("size", 16), ("raft_updates", 1)):
+        for name, least in (("stride", 1), ("size", 32), ("raft_updates", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
