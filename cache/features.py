@@ -36,7 +36,7 @@ class FeatureStore:
         """Of the features, little-endian."""
         self._elements = header.spec.row_bytes // header.dtype.itemsize
         self._lock = threading.Lock()
-        self._maps = Maps(medium.array)
+        self._maps = Maps(medium.array, medium.held_blocks)
         self._standing: Standing
         self.refresh()
 
@@ -86,7 +86,7 @@ class FeatureStore:
 
     @property
     def backend(self) -> str:
-        """Name of the backend: "zarr", "hdf5", "memory"."""
+        """Name of the backend: "zarr", "zarr-zstd", "hdf5", "memory"."""
         return self.header.backend
 
     @property

@@ -86,7 +86,8 @@ class FolderMedium(Medium):
     def describe(self, table: RowTable) -> dict[str, bytes]:
         """Files (relative name -> content) that other readers need to make sense of the blocks."""
 
-    def _file(self, block: int) -> Path:
+    def file_of(self, block: int) -> Path:
+        """The file of a block."""
         return self.path / self.folder_name / self.file_name(block)
 
     def _journal_file(self, block: int) -> Path:
@@ -131,7 +132,7 @@ class FolderMedium(Medium):
     def put(self, block: int, array: Array, outcomes: Mapping[str, Any], provenance: Mapping[str, Any]) -> Entry:
         pieces, offset = self.contents(block, array)
         checksum = hashlib.sha256()
-        with whole_file(self._file(block)) as file:
+        with whole_file(self.file_of(block)) as file:
             for piece in pieces:
                 file.write(piece)
                 checksum.update(piece)
@@ -143,19 +144,19 @@ class FolderMedium(Medium):
 
     def adopt(self, entry: Entry, source: Medium) -> None:
         assert isinstance(source, FolderMedium)
-        _link_or_copy(source._file(entry.block), self._file(entry.block), entry)
+        _link_or_copy(source.file_of(entry.block), self.file_of(entry.block), entry)
         append_entry(self._ledger, entry)
         self._journal_file(entry.block).unlink(missing_ok=True)
 
     def drop(self, block: int) -> None:
         append_drop(self._ledger, block)
-        self._file(block).unlink(missing_ok=True)
+        self.file_of(block).unlink(missing_ok=True)
 
     def array(self, entry: Entry) -> Array:
-        return map_block(self._file(entry.block), entry, self.header.spec.shape, self.header.dtype)
+        return map_block(self.file_of(entry.block), entry, self.header.spec.shape, self.header.dtype)
 
     def load(self, entry: Entry, out: Array) -> None:
-        read_block(self._file(entry.block), entry, out)
+        read_block(self.file_of(entry.block), entry, out)
 
     def journal(self, block: int, rows: int) -> FileJournal:
         return FileJournal(self._journal_file(block), rows, self.header.spec.shape, self.header.dtype)
@@ -164,7 +165,7 @@ class FolderMedium(Medium):
         return sorted(int(file.stem) for file in (self.path / "journal").glob("*.journal"))
 
     def check(self, entry: Entry) -> Finding | None:
-        file = self._file(entry.block)
+        file = self.file_of(entry.block)
         try:
             with file.open("rb") as opened:
                 size = os.fstat(opened.fileno()).st_size

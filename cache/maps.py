@@ -19,7 +19,7 @@ from fsar_cache.errors import IntegrityError
 Array = NDArray[Any]
 
 
-def _mend(path: Path) -> str:
+def mend_hint(path: Path) -> str:
     """What to do about the damaged block file `path` (it lies in a subfolder of its store)."""
     return (
         f"fsar-cache store verify {path.parent.parent} --mend drops it; then repeat the extraction that made the store"
@@ -37,12 +37,12 @@ def open_block(path: Path, entry: Entry) -> int:
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError as error:
-        raise IntegrityError(f"block {entry.block} is missing: no file {path}", hint=_mend(path)) from error
+        raise IntegrityError(f"block {entry.block} is missing: no file {path}", hint=mend_hint(path)) from error
     size = os.fstat(handle).st_size
     if size != entry.bytes:
         os.close(handle)
         raise IntegrityError(
-            f"block {entry.block} is torn: {path} has {size} bytes, {entry.bytes} were written", hint=_mend(path)
+            f"block {entry.block} is torn: {path} has {size} bytes, {entry.bytes} were written", hint=mend_hint(path)
         )
     return handle
 
@@ -56,7 +56,7 @@ def read_block(path: Path, entry: Entry, out: Array) -> None:
             got = os.preadv(handle, [rest], place)
             if not got:
                 raise IntegrityError(
-                    f"block {entry.block} is torn: {path} became shorter while it was read", hint=_mend(path)
+                    f"block {entry.block} is torn: {path} became shorter while it was read", hint=mend_hint(path)
                 )
             rest, place = rest[got:], place + got
     finally:

@@ -57,6 +57,8 @@ class Medium(abc.ABC):
 
     durable: ClassVar[bool]
     """Whether the store outlives the process, in a folder."""
+    held_blocks: ClassVar[int | None] = None
+    """How many open blocks a reader keeps; None for as many as a process may map."""
 
     @abc.abstractmethod
     def __init__(self, path: Path, header: Header) -> None: ...
@@ -126,5 +128,7 @@ class Medium(abc.ABC):
         """Bytes used."""
 
 
-BACKENDS: Registry[type[Medium]] = Registry("store", ("cache.zarr_blocks", "cache.hdf5_blocks", "cache.memory"))
+BACKENDS: Registry[type[Medium]] = Registry(
+    "store", ("cache.zarr_blocks", "cache.zarr_compressed", "cache.hdf5_blocks", "cache.memory")
+)
 """name -> medium of a store at a path (the memory backend takes the path as a name)."""

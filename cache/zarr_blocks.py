@@ -41,11 +41,15 @@ class ZarrMedium(FolderMedium):
         group = {"zarr_format": 3, "node_type": "group", "attributes": facts}
         return {"zarr.json": _json(group), f"{self.folder_name}/zarr.json": _json(self._array_metadata(length))}
 
+    def codecs(self) -> list[dict[str, Any]]:
+        """How a Zarr reader makes the array of a chunk from its file."""
+        codec: dict[str, Any] = {"name": "bytes"}
+        if self.header.dtype.itemsize > 1:
+            codec["configuration"] = {"endian": "little"}
+        return [codec]
+
     def _array_metadata(self, length: int) -> dict[str, Any]:
         spec, dtype = self.header.spec, self.header.dtype
-        codec: dict[str, Any] = {"name": "bytes"}
-        if dtype.itemsize > 1:
-            codec["configuration"] = {"endian": "little"}
         return {
             "zarr_format": 3,
             "node_type": "array",
@@ -54,7 +58,7 @@ class ZarrMedium(FolderMedium):
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [self.header.block_rows, *spec.shape]}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "fill_value": "NaN" if dtype.kind == "f" else 0,
-            "codecs": [codec],
+            "codecs": self.codecs(),
             "attributes": {},
             "dimension_names": ["row", *(None for _ in spec.shape)],
             "storage_transformers": [],

@@ -70,7 +70,7 @@ def other_reader(store: FeatureStore) -> np.ndarray:
     parts = []
     for block in range(store.blocks):
         first, last = store.block_range(block)
-        if store.backend == "zarr":
+        if store.backend.startswith("zarr"):
             array = zarr.open_group(store.path, mode="r")["features"]
             assert isinstance(array, zarr.Array)
             start = block * store.block_rows

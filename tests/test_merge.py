@@ -25,7 +25,7 @@ from fsar_cache.errors import IntegrityError, MissingError, UsageError
 COUNT = 45
 SPEC = stores.spec_of()
 DATA = stores.values(COUNT, SPEC)
-BACKENDS = ("zarr", "hdf5")
+BACKENDS = ("zarr", "hdf5", "zarr-zstd")
 
 
 def make(
@@ -90,7 +90,7 @@ def test_parts_become_the_store_of_one_run(tmp_path: Path, backend: str) -> None
 def test_blocks_are_linked_and_outlive_the_parts(tmp_path: Path, backend: str) -> None:
     parts = parts_of(tmp_path, backend)
     merged = merge(parts, tmp_path / "merged")
-    blocks = [merged.medium._file(block) for block in range(merged.blocks)]  # type: ignore[attr-defined]
+    blocks = [merged.medium.file_of(block) for block in range(merged.blocks)]  # type: ignore[attr-defined]
     assert {file.stat().st_nlink for file in blocks} == {2}
     for part in parts:
         store = open_store(part)
@@ -249,7 +249,7 @@ def test_stores_that_do_not_belong_together(tmp_path: Path) -> None:
 def test_damage_does_not_go_on(tmp_path: Path, backend: str) -> None:
     parts = parts_of(tmp_path, backend)
     with open_store(parts[1]) as part:
-        file = part.medium._file(4)  # type: ignore[attr-defined]
+        file = part.medium.file_of(4)  # type: ignore[attr-defined]
     good = file.read_bytes()
     file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(IntegrityError, match=r"block 4 of .*part1 is flipped") as caught:

@@ -27,7 +27,7 @@ from fsar_cache.errors import IntegrityError, MissingError, UsageError
 COUNT = 21
 SPEC = stores.spec_of()
 DATA = stores.values(COUNT, SPEC)
-FOLDERS = ("hdf5", "zarr")
+FOLDERS = ("hdf5", "zarr", "zarr-zstd")
 
 
 @pytest.fixture(params=BACKENDS.names())
@@ -526,7 +526,17 @@ def test_pickling(tmp_path: Path) -> None:
         pickle.dumps(make(tmp_path / "m", "memory"))
 
 
-@pytest.mark.parametrize(("start", "end"), [("zarr", "hdf5"), ("hdf5", "zarr"), ("memory", "zarr"), ("zarr", "memory")])
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("zarr", "hdf5"),
+        ("hdf5", "zarr"),
+        ("memory", "zarr"),
+        ("zarr", "memory"),
+        ("zarr", "zarr-zstd"),
+        ("zarr-zstd", "hdf5"),
+    ],
+)
 def test_conversion_keeps_every_byte(tmp_path: Path, start: str, end: str) -> None:
     store = make(tmp_path / "one", start, count=13)
     store.plan(stores.rows_of(COUNT))
@@ -548,6 +558,42 @@ def test_conversion_keeps_every_byte(tmp_path: Path, start: str, end: str) -> No
         assert {k: v for k, v in stores.contents(back.path).items() if "ledger" not in k} == {
             k: v for k, v in stores.contents(store.path).items() if "ledger" not in k
         }
+
+
+def test_a_compressed_copy_is_smaller_and_checks_what_it_reads(tmp_path: Path) -> None:
+    spec = stores.spec_of((64, 7, 7), "float16")
+    data = np.maximum(stores.values(40, spec), 0)  # half zeros, like activations
+    store = create(tmp_path / "s", spec, stores.rows_of(40), dataset="set", block_rows=16)
+    stores.write(store, data)
+    copy = convert(store, tmp_path / "cold", "zarr-zstd")
+    again = convert(store, tmp_path / "again", "zarr-zstd")
+    assert stores.contents(copy.path) == stores.contents(again.path)
+    sizes = [sum(f.stat().st_size for f in s.path.rglob("c.*")) for s in (store, copy)]
+    assert sizes[1] < 0.8 * sizes[0]
+    np.testing.assert_array_equal(stores.other_reader(copy), data)
+    assert not copy.medium.array(copy.entry(2)).flags.writeable  # type: ignore[arg-type]
+    assert copy.verify() == []
+    file = copy.path / "features" / "c.1.0.0.0"
+    good = file.read_bytes()
+    file.write_bytes(good[:99] + bytes([good[99] ^ 1]) + good[100:])
+    fresh = open_store(copy.path)
+    np.testing.assert_array_equal(fresh.read([0, 39]), data[[0, 39]])
+    for look, rows in ((fresh.load, None), (fresh.read, [20]), (fresh.load, [16, 17])):
+        with pytest.raises(IntegrityError, match="block 1 is flipped") as caught:
+            look(rows)
+        assert f"store verify {copy.path} --mend" in str(caught.value.hint)
+    file.write_bytes(good[:-1])
+    with pytest.raises(IntegrityError, match="block 1 is torn"):
+        fresh.read([20])
+
+
+def test_few_compressed_blocks_stay_unpacked(tmp_path: Path) -> None:
+    data = stores.values(60, SPEC)
+    store = create(tmp_path / "s", SPEC, stores.rows_of(60), dataset="set", backend="zarr-zstd", block_rows=2)
+    stores.write(store, data)
+    rows = np.random.default_rng(0).permutation(60)
+    np.testing.assert_array_equal(store.read(rows), data[rows])
+    assert len(store._maps._arrays) == 8
 
 
 def test_conversion_refuses_damage_and_itself(tmp_path: Path) -> None:
