@@ -12,8 +12,9 @@ from fsar_cache.errors import unknown
 SCALINGS: dict[str, Scaling] = {
     "unit": Scaling(),
     "imagenet": Scaling("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "clip": Scaling("clip", (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
-"""Pixels in [0, 1], and the same less the ImageNet channel means, over their deviations."""
+"""Pixels in [0, 1], and the same less the channel means of ImageNet or of CLIP's training images, over their deviations."""
 
 
 class Scale(nn.Module):

@@ -6,9 +6,6 @@ removed) and the rest, which nothing reads but which is kept for saving.
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,9 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fsar_cache.errors import IntegrityError, MissingError
-
-STATE_KEYS = ("model_state_dict", "state_dict", "model")
+from fsar_cache.errors import IntegrityError
+from fsar_cache.tensor_files import read_tensor_file
 
 
 @dataclass(frozen=True)
@@ -60,54 +56,10 @@ class Publishable(Protocol):
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a .safetensors or torch checkpoint, and whatever else it holds (iteration, optimizer state).
 
-    Tensors are those of "model_state_dict", "state_dict" or "model" where there is one, else of the top level. MissingError without the
-    file; IntegrityError for a damaged file or one with pickled code, which is never executed.
+    Errors as `fsar_cache.tensor_files.read_tensor_file` has them; pickled code is never executed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingError(f"no checkpoint {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([Counter, OrderedDict]):
-            warnings.simplefilter("ignore", UserWarning)  # advice about how the file was pickled
-            whole = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise IntegrityError(
-            f"{path} is no checkpoint of plain tensors: {_refused(str(error))}",
-            hint="it is not loaded, as that could run code from the file; ask its author for a .safetensors file",
-        ) from error
-    except Exception as error:  # a reader of arbitrary bytes can fail in any way
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise IntegrityError(f"{path} can't be read as a checkpoint: {type(error).__name__}: {reason}") from error
-    return _split(whole, path)
-
-
-def _refused(text: str) -> str:
-    """The sentence of torch's long refusal that names what the file wanted to run."""
-    named = [line.strip() for line in text.splitlines() if "GLOBAL" in line]
-    return named[0][:300] if named else "it holds more than tensors and plain values, or is damaged"
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
-        raise IntegrityError(f"{path} can't be read as safetensors: {error}") from error
-
-
-def _split(whole: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not isinstance(whole, Mapping):
-        raise IntegrityError(f"{path} holds a {type(whole).__name__}, not a table of tensors")
-    state = next((whole[key] for key in STATE_KEYS if isinstance(whole.get(key), Mapping)), whole)
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    other = {str(name): value for name, value in whole.items() if value is not state and not isinstance(value, Tensor)}
-    if not tensors:
-        raise IntegrityError(f"{path} holds no tensors; its keys are {', '.join(map(str, whole))[:200] or 'none'}")
-    return tensors, other
+    found = read_tensor_file(path)
+    return dict(found.tensors), dict(found.other)
 
 
 def load_published(head: Publishable, tensors: Mapping[str, Tensor], where: str = "the checkpoint") -> Rest:
