@@ -115,7 +115,9 @@ class Backbone(nn.Module):
         return frames
 
 
-BACKBONES: Registry[Callable[[str], Backbone]] = Registry("backbone", ("extract.resnet", "extract.videomae"))
+BACKBONES: Registry[Callable[[str], Backbone]] = Registry(
+    "backbone", ("extract.resnet", "extract.clip_resnet", "extract.clip_vit", "extract.videomae")
+)
 """name -> build(weights), weights being "random:SEED", "file:PATH" or a hub's name for them ("timm:NAME", "openclip:NAME")."""
 ANY = "timm:"
 """A backbone named so is any image model of timm: "timm:convnext_tiny"."""
