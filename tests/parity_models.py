@@ -20,6 +20,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case
+from parity_tamt import OURS as TAMT_BACKBONE
+from parity_tamt import run_tamt
 
 from extract.backbone import BACKBONES, Backbone
 from extract.resnet import trunk
@@ -292,4 +294,11 @@ def _train_gslta(case: Case, head: Gslta, given: Values, features: Values, value
     return out
 
 
-RUNNERS: dict[str, Callable[[Case], Values]] = {"protonet": run_protonet, "otam": run_otam, "gslta": run_gslta}
+RUNNERS: dict[str, Callable[[Case], Values]] = {
+    "protonet": run_protonet,
+    "otam": run_otam,
+    "gslta": run_gslta,
+    "tamt": run_tamt,
+}
+PARTIAL: dict[str, tuple[str, ...]] = {"tamt": TAMT_BACKBONE}
+"""Methods of which only these outputs are given, by a backbone; the others await the head."""
