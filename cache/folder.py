@@ -121,13 +121,31 @@ class FolderMedium(Medium):
 
     def tidy(self) -> None:
         repair_ledger(self._ledger)
-        for folder in (self.path, self.path / self.folder_name):
-            for file in folder.glob(".*.partial"):
-                file.unlink(missing_ok=True)
+        for file in self._partial():
+            file.unlink(missing_ok=True)
         there = self.ledger().entries
         for block in self.journalled():
             if block in there:
                 self._journal_file(block).unlink(missing_ok=True)
+
+    def _partial(self) -> list[Path]:
+        """Files that were being written when their writer was killed."""
+        return [
+            file for folder in (self.path, self.path / self.folder_name) for file in sorted(folder.glob(".*.partial"))
+        ]
+
+    def remains(self) -> list[tuple[Path, str]]:
+        """Files that no reader and no further extraction needs, and why; only to be trusted while nobody writes.
+
+        Where lines of the ledger are damaged, files without a line stay: the lines may come back from a copy.
+        """
+        text = self.ledger()
+        found = [(file, "unfinished") for file in self._partial()]
+        found += [(self._journal_file(b), f"block {b} is written") for b in self.journalled() if b in text.entries]
+        if not text.damaged:
+            files = [(self.file_of(b), b) for b in range(len(self.load_table().sizes)) if b not in text.entries]
+            found += [(file, f"block {b} was dropped or not finished") for file, b in files if file.exists()]
+        return found
 
     def put(self, block: int, array: Array, outcomes: Mapping[str, Any], provenance: Mapping[str, Any]) -> Entry:
         pieces, offset = self.contents(block, array)

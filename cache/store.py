@@ -28,7 +28,8 @@ __all__ = ["FeatureStore", "create", "default_block_rows", "open_store", "stores
 _DTYPES = ("float16", "float32", "float64", "int16", "int32", "int64", "uint8")
 _BLOCK_BYTES = 16 << 20
 _LEAST_ROWS = 256
-_OWN = {"lock", "rows.json", "ledger.jsonl", "zarr.json", "features", "blocks", "journal"}
+OWN = {HEADER, "lock", "rows.json", "ledger.jsonl", "zarr.json", "features", "blocks", "journal"}
+"""What lies in a store's folder."""
 
 
 def default_block_rows(row_bytes: int, rows: int) -> int:
@@ -82,7 +83,7 @@ def _make(path: Path, kind: type[Medium], header: Header, rows: Sequence[Row]) -
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder for a store")
     strange = (
-        [p.name for p in path.iterdir() if p.name not in _OWN and not p.name.endswith(".partial")]
+        [p.name for p in path.iterdir() if p.name not in OWN and not p.name.endswith(".partial")]
         if path.exists()
         else []
     )
@@ -125,10 +126,10 @@ def open_store(path: Path) -> FeatureStore:
 
 
 def stores_under(folder: Path) -> list[Path]:
-    """The folders below (or at) `folder` that hold a store, sorted; [] where the folder doesn't exist."""
+    """The folders below (or at) `folder` that hold a store, sorted, without unfinished ones; [] where the folder doesn't exist."""
     found = []
     for place, folders, files in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.endswith(".partial"))
         if HEADER in files:
             found.append(Path(place))
             folders.clear()
