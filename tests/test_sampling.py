@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,8 @@ from extract.sampling import SAMPLING
 from fsar_cache.draws import generator
 from fsar_cache.errors import UsageError
 
-RANDOM = ("gslta-train",)
+RANDOM = ("gslta-train", "tamt", "clip-fsar")
+CENTRES = ("tamt-centre", "clip-fsar-centre")
 
 
 def rng_of(name: str, seed: int) -> np.random.Generator | None:
@@ -70,6 +73,8 @@ def test_known_values() -> None:
     assert SAMPLING.get("gslta-test")(3, 8, None).tolist() == [0, 0, 0, 0, 1, 1, 1, 2]
     assert SAMPLING.get("uniform")(100, 8, None).tolist() == [0, 14, 28, 42, 56, 70, 84, 99]
     assert SAMPLING.get("segments")(100, 8, None).tolist() == [6, 18, 31, 43, 56, 68, 81, 93]
+    assert SAMPLING.get("tamt-centre")(100, 8, None).tolist() == [6, 18, 30, 42, 54, 66, 78, 90]
+    assert SAMPLING.get("clip-fsar-centre")(5, 8, None).tolist() == [0, 0, 1, 1, 2, 3, 3, 4]
     assert SAMPLING.get("segments")(5, 8, None).tolist() == [0, 0, 1, 2, 2, 3, 4, 4]
 
 
@@ -79,15 +84,62 @@ def test_random_segments_cover_each_segment() -> None:
         assert set(drawn[:, i]) == set(range(10 * i, 10 * i + 10))
 
 
-def test_one_key_one_draw() -> None:
-    once, again = (SAMPLING.get("gslta-train")(90, 8, generator("k", 3)) for _ in range(2))
+def tamt_choices(n: int, frames: int) -> list[set[int]]:
+    """The tamt card: what each of the frames may be."""
+    seg = n // frames
+    if seg == 0:
+        return [{n - 1}] * frames
+    return [{i * seg + r for r in range(seg - 2)} if seg > 2 else {i * seg} for i in range(frames)]
+
+
+def clip_fsar_choices(n: int, frames: int) -> list[set[int]]:
+    """The clip_fsar card: any frame of each segment of n // frames; too short a clip: even repetition, ours."""
+    seg = n // frames
+    return [{i * seg + r for r in range(seg)} if seg else {int(i * n / frames)} for i in range(frames)]
+
+
+@pytest.mark.parametrize(("name", "choices"), [("tamt", tamt_choices), ("clip-fsar", clip_fsar_choices)])
+@pytest.mark.parametrize(
+    ("n", "frames"), [(1, 16), (15, 16), (16, 16), (31, 16), (32, 16), (47, 16), (48, 16), (95, 16), (43, 8)]
+)
+def test_random_segment_rules_draw_what_the_cards_say_and_each_alike(
+    name: str, choices: Callable[[int, int], list[set[int]]], n: int, frames: int
+) -> None:
+    drawn = np.stack([SAMPLING.get(name)(n, frames, generator("seg", i)) for i in range(600)])
+    for place, possible in zip(drawn.T, choices(n, frames), strict=True):
+        counts = np.array([np.count_nonzero(place == frame) for frame in possible])
+        assert counts.sum() == 600
+        expected = 600 / len(possible)
+        assert (np.abs(counts - expected) <= 5 * np.sqrt(expected)).all()
+
+
+def test_segments_are_drawn_one_by_one() -> None:
+    """The places inside two segments are independent: their correlation over 2000 draws stays within five deviations of zero."""
+    for name in ("tamt", "clip-fsar"):
+        drawn = np.stack([SAMPLING.get(name)(160, 16, generator("i", i)) for i in range(2000)])
+        found = np.corrcoef(drawn.T)[np.triu_indices(16, 1)]
+        assert np.abs(found).max() < 5 / np.sqrt(2000)
+
+
+@given(n=st.integers(1, 400), frames=st.integers(1, 40), name=st.sampled_from(CENTRES))
+def test_centres_are_the_middle_of_what_the_random_rule_chooses_from(n: int, frames: int, name: str) -> None:
+    for middle, possible in zip(SAMPLING.get(name)(n, frames, None), clip_fsar_choices(n, frames), strict=True):
+        assert middle in possible
+        assert abs(middle - np.mean(list(possible))) <= 0.5
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_one_key_one_draw(name: str) -> None:
+    once, again, other = (SAMPLING.get(name)(90, 8, generator("k", i)) for i in (3, 3, 4))
     assert np.array_equal(once, again)
+    assert not np.array_equal(once, other)
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UsageError, match="'gslta-train' is random and needs a generator"):
-        SAMPLING.get("gslta-train")(30, 8, None)
-    for name in ("gslta-test", "uniform"):
+    for name in RANDOM:
+        with pytest.raises(UsageError, match=f"'{name}' is random and needs a generator"):
+            SAMPLING.get(name)(30, 8, None)
+    for name in ("gslta-test", "uniform", *CENTRES):
         with pytest.raises(UsageError, match="deterministic and takes no generator"):
             SAMPLING.get(name)(30, 8, generator("x"))
     for n, frames in ((0, 8), (30, 0)):
