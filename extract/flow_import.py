@@ -161,7 +161,8 @@ def imported_clip(folder: Path, settings: FlowImport) -> tuple[Array, int]:
     if len(sizes) > 1:
         raise IntegrityError(f"the fields in {folder} differ in size: {sorted(s[1:] for s in sizes)}")
     clip = _whole(np.stack([fields[number] for number in chosen.tolist()]), settings)
-    row = stored(square(torch.from_numpy(clip), *clip.shape[-2:], settings.transform, settings.size))
+    height, width = clip.shape[-2:]
+    row = stored(square(torch.from_numpy(clip), height, width, settings.transform, settings.size))
     return row.numpy(), count
 
 

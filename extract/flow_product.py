@@ -33,6 +33,8 @@ class FlowProduct(Product):
         self._config, self._settings = config, config.flow
         self._estimator = flow_estimator(config.flow)
         self.frames = config.frames
+        self.weights = config.flow.raft_weights if config.flow.is_raft else ""
+        self.packages = ("torchvision",) if config.flow.is_raft else ("opencv-python-headless",)
         self.clip_shape = (config.frames, 2, config.size, config.size)
         self.clip_dtype = torch.int16
         self.spec = self._spec()
@@ -76,11 +78,6 @@ class FlowProduct(Product):
 
 def _check(config: ExtractConfig) -> None:
     """UsageError for settings that optical flow has no use for or can't follow."""
-    if config.views:
-        raise UsageError(
-            "flow has no training views: one field per clip is kept, in the evaluation geometry, and mirrored at use",
-            hint="leave views at 0",
-        )
     if config.dtype != "auto" or config.precision != "float32":
         raise UsageError(
             f"flow is computed in float32 and stored as int16, not {config.precision} and {config.dtype}",
