@@ -1,7 +1,8 @@
-"""One way to get frames out of a video file, whatever decodes it.
+"""One way to get frames out of a video, whatever decodes it.
 
-Frame i is the i-th frame of a sequential single-threaded decode, as RGB, turned upright as the file's rotation tag says. Which
-decoder is used changes the time it takes and nothing else: a decoder refuses files on which it is not known to be exact.
+Frame i of a file is the i-th frame of a sequential single-threaded decode, as RGB, turned upright as the file's rotation tag says; frame i
+of a folder of extracted frames is its i-th image. Which exact decoder is used changes the time it takes and nothing else: one refuses
+files on which it is not known to be exact. Only those that decode on a GPU have pixels of their own.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.probe import DecodeError, Ints, Seconds
+from extract.probe import DecodeError, Ints, Seconds, reason
 from fsar_cache.errors import MissingError
 from fsar_cache.registry import Registry
+from splits.frames import is_folder
 
 PIXELS: dict[str, Any] = {"contract": "sequential-rgb24-rotated", "version": 1, "images": "pillow-rgb"}
 """The decoder's part of a fingerprint: which pixels, whatever exact decoder made them. images: those of folders of frames."""
+GPU_PIXELS: dict[str, dict[str, Any]] = {
+    "nvdec": {"contract": "nvdec-nv12-rgb24", "version": 1},
+    "nvdec-torchcodec": {"contract": "nvdec-torchcodec", "version": 1},
+}
+"""What decoders on a GPU have in place of the above: their stores mix neither with those of exact decoders nor with each other's."""
 
 Choose = Callable[[int], Ints]
 """Which frames of a clip of n frames: n -> int64 indices in [0, n), any order, repeats allowed.
@@ -65,33 +72,38 @@ class Decoded:
 
 
 Decoder = Callable[[Path, Choose, Span], Decoded]
-DECODERS: Registry[Decoder] = Registry("decoder", ("extract.decode_pyav", "extract.decode_decord"))
+DECODERS: Registry[Decoder] = Registry(
+    "decoder", ("extract.decode_pyav", "extract.decode_decord", "extract.decode_images", "extract.decode_nvdec")
+)
 """name -> decode(path, choose, span)."""
 AUTO = "pyav"
 """What "auto" means. PyAV with our index is exact on every kind of file tested, sees damage, and holds against what decodes as
 exactly (bench/bench_decode.py)."""
-PACKAGES = {"pyav": "av", "decord": "decord"}
+PACKAGES = {"pyav": "av", "decord": "decord", "nvdec": "PyNvVideoCodec", "nvdec-torchcodec": "torchcodec"}
 """decoder -> the package that it needs."""
 
 
 def usable(decoder: str) -> str:
-    """The registered name that `decoder` stands for ("auto": `AUTO`); UsageError where there is none, MissingError without its package."""
+    """The registered name that `decoder` stands for ("auto": `AUTO`); UsageError where there is none, MissingError without its needs."""
     name = AUTO if decoder == "auto" else decoder
     DECODERS.get(name)
+    if name in GPU_PIXELS:
+        importlib.import_module("extract.decode_nvdec").require_gpu()  # it imports this module
     try:
         importlib.import_module(PACKAGES.get(name, "av"))
     except (ImportError, OSError, RuntimeError) as error:
         package = PACKAGES[name]
         raise MissingError(
-            f"{package} can't be imported: {error}", hint=f"pip install {package}, or use --decoder auto"
+            f"{package} can't be imported: {reason(error)}", hint=f"pip install {package}, or use --decoder auto"
         ) from error
     return name
 
 
 def pixels_of(decoder: str) -> dict[str, Any]:
-    """The decoder's part of a fingerprint: `PIXELS` for every exact decoder."""
-    DECODERS.get(AUTO if decoder == "auto" else decoder)
-    return dict(PIXELS)
+    """The decoder's part of a fingerprint: `PIXELS` for every exact decoder, others for one that decodes on a GPU."""
+    name = AUTO if decoder == "auto" else decoder
+    DECODERS.get(name)
+    return {**PIXELS, **GPU_PIXELS.get(name, {})}
 
 
 def decode(
@@ -102,15 +114,18 @@ def decode(
     start: float | None = None,
     end: float | None = None,
 ) -> Decoded:
-    """Decode the frames `choose` wants of the file `path`, or of its span start <= t < end (seconds since the first frame).
+    """Decode the frames `choose` wants of `path`, or of its span start <= t < end (seconds since the first frame).
 
+    path: a video file, or a folder of extracted frames (on disk or in a zip), which "images" decodes whatever `decoder` says.
     Only wanted frames are converted to RGB, and decoding starts at the nearest key frame where the file's time stamps are sound.
-    decoder: "auto" (see `AUTO`), "pyav", "decord", or another registered name.
+    decoder: "auto" (see `AUTO`), "pyav", "decord", "nvdec", or another registered name.
     Raises DecodeError (exit 3) for anything that prevents frames: a missing, empty or foreign file, no video in it, nothing that decodes,
     frames lost to damage, an empty span, a file on which the named decoder isn't exact.
     """
-    span = Span(start, end)
-    return DECODERS.get(AUTO if decoder == "auto" else decoder)(Path(path), choose, span)
+    name = AUTO if decoder == "auto" else decoder
+    if is_folder(Path(path)):
+        name = "images"
+    return DECODERS.get(name)(Path(path), choose, Span(start, end))
 
 
 def chosen(choose: Choose, inside: Ints) -> Ints:

@@ -111,9 +111,12 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a video file, or of all images of a folder of frames, on disk or in a zip; -1 where it isn't there or can't be read."""
+    """Bytes of a video file, or of all images of a folder of frames, on disk or in a zip; -1 where there is none, or it can't be read."""
     try:
-        return path.stat().st_size if not is_folder(path) else sum(images(path).values())
+        if is_folder(path):
+            found = images(path)
+            return sum(found.values()) if found else -1
+        return path.stat().st_size
     except OSError:
         return -1
 

@@ -169,7 +169,7 @@ def check_decoders() -> Iterator[Finding]:
         if decoders is None:
             yield Finding("decoders", "broken", why, "pip install fsar-cache again")
             return
-        for name in decoders.DECODERS.names():
+        for name in sorted({*decoders.DECODERS.names()} - {"images", *decoders.GPU_PIXELS}):
             yield _try_decoder(decoders, name, clip)
 
 

@@ -1,6 +1,7 @@
 """The dataset kind `csv`: a list of clips with the columns id, class, path and, if wanted, start, end (seconds) and partition.
 
-Commas, UTF-8 (with or without byte order mark), any line ends. Paths are relative to the list's folder, or absolute. Blanks around a value
+Commas, UTF-8 (with or without byte order mark), any line ends. Paths are relative to the list's folder, or absolute; they name video files
+or folders of extracted frames, on disk or in a zip (FRAMES.zip/some/folder), of which no spans can be taken. Blanks around a value
 don't count. Without the column partition all clips are in the part "all". Clips stay in the order of the list.
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fsar_cache import places
 from fsar_cache.errors import MissingError, UsageError, nearest
 from fsar_cache.registry import Registry
-from splits.frames import is_there
+from splits.frames import is_folder, is_there
 from splits.types import Part, Split, Video
 
 GROUPS = {"synth": ("synth-source", "synth-target", "synth-far")}
@@ -114,7 +114,7 @@ def _path_and_alias(kind: str, rest: str) -> tuple[Path, str]:
             f"{kind!r} wants {kind}:PATH or {kind}:PATH#ALIAS, got {kind}:{rest}", hint=f"for example {kind}:data/mine"
         )
     path = Path(os.path.abspath(os.path.expanduser(text)))
-    if not is_there(path):
+    if not os.path.exists(path) and not is_folder(path):
         whole = mark and os.path.exists(os.path.expanduser(rest))
         hint = f"what follows the last # is an alias: {kind}:{rest}#ALIAS" if whole else "check the path"
         raise MissingError(f"dataset {kind}:{rest}: there is no {path}", hint=hint)

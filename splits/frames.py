@@ -94,8 +94,13 @@ def is_folder(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file, a folder, or a folder in a zip at `path`."""
-    return os.path.isfile(path) or is_folder(path)
+    """Whether there is a video at `path`: a file, or a folder that holds an image, on disk or in a zip."""
+    if os.path.isfile(path):
+        return True
+    try:
+        return is_folder(path) and any(map(_is_image, entries(path)[1]))
+    except OSError:
+        return False
 
 
 def entries(path: Path) -> tuple[list[str], list[str]]:
@@ -130,12 +135,6 @@ def read(path: Path, name: str) -> bytes:
         return archive(where[0]).zip.read(entry)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, ValueError, EOFError) as error:
         raise OSError(errno.EIO, f"can't be read from {where[0].name}: {error}") from error
-
-
-def is_frames(path: Path) -> bool:
-    """Whether `path` is a folder of frames: images lie directly in it and no video does. OSError where it can't be read."""
-    _, files = entries(path)
-    return any(_is_image(f) for f in files) and not any(f.lower().endswith(VIDEOS) for f in files)
 
 
 def _is_image(name: str) -> bool:

@@ -426,7 +426,7 @@ def test_files_without_video(decoder: str, tmp_path: Path, capfd: pytest.Capture
         "text.txt": "no video stream in it, only text or pictures",
         "random.avi": "not a readable video: Invalid data",
         "tone.mp4": "no video stream in it, only audio",
-        "folder.mp4": "no such file",
+        "folder.mp4": "no image in it",
         "unknown codec.mp4": "there is no decoder for its codec",
         "wrong codec.mp4": "no frame could be decoded; 5 packets, 5 refused" if decoder == "auto" else "codec jpeg2000",
         "no index.mp4": "not a readable video: Invalid data",
@@ -461,7 +461,7 @@ def test_a_picture_size_that_changes(tmp_path: Path) -> None:
 
 def test_a_wrong_choice_is_a_bug_of_the_caller(clip: Callable[[str], Path]) -> None:
     for bad in ([45], [-1], [], [[1]], [0.5]):
-        for decoder in DECODERS:
+        for decoder in ("pyav", "decord"):
             with pytest.raises(ValueError, match="a choice"):
                 decode(clip("h264 B"), lambda n, bad=bad: np.array(bad), decoder=decoder)
 
