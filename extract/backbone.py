@@ -125,4 +125,8 @@ ANY = "timm:"
 
 def build_backbone(name: str, weights: str) -> Backbone:
     """The backbone called `name` with these weights: a registered one, or "timm:MODEL". Errors as `extract.weights` says."""
+    if name.startswith(ANY):
+        from extract.timm_image import timm_image
+
+        return timm_image(name.removeprefix(ANY), weights)
     return BACKBONES.get(name)(weights)

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from extract.weights import load_strictly, read_tensors
+from extract.weights import load_strictly, read_tensors, seed_of, source_of
 from fsar_cache.draws import generator
-from fsar_cache.errors import UsageError
 
 TAMT = "feature."
 """What TAMT's files write before the backbone's names."""
@@ -31,18 +30,14 @@ def fill(net: nn.Module, weights: str) -> None:
     """Give `net` (published names) its weights: "random:SEED" or "file:PATH".
 
     Errors: UsageError for other words, MissingError without the file, IntegrityError naming tensors that are missing, unknown or of
-    another shape, or for a file of anything but tensors.
+    another shape.
     """
-    source, _, name = weights.partition(":")
-    if source == "file" and name:
-        load_strictly(net, published(read_tensors(Path(name))), name)
-    elif source == "random" and name.isdecimal():
-        draw(net, int(name))
+    source, name = source_of(weights, ("random", "file"))
+    if source == "random":
+        draw(net, seed_of(name))
     else:
-        raise UsageError(
-            f"weights {weights!r} of a VideoMAE backbone are not random:SEED or file:PATH",
-            hint="file: takes checkpoints of VideoMAE (pre-trained or fine-tuned) and of TAMT",
-        )
+        tensors = published(read_tensors(Path(name)))
+        load_strictly(net, tensors, name, unused=(), layout="VideoMAE's or TAMT's (blocks.0.norm1.weight, ...)")
 
 
 def published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

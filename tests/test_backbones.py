@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import save_file
 
 import extract.weights
-from extract.backbone import BACKBONES, Backbone, Scaling
+from extract.backbone import BACKBONES, Backbone, Scaling, build_backbone
 from extract.resnet import trunk
 from extract.scaling import SCALINGS, Scale, rescaled
 from extract.weights import load_strictly, network, read_tensors, weight_hash
@@ -234,3 +234,82 @@ def test_unknown_names_suggest_the_nearest(resnet18: Backbone) -> None:
     with pytest.raises(UsageError) as caught:
         resnet18.head_of("pool")
     assert "pooled" in str(caught.value.hint)
+
+
+def test_a_model_of_timm_gives_its_own_pooled_features(tmp_path: Path) -> None:
+    import timm
+
+    backbone = build_backbone("timm:convnext_atto", "random:3").eval()
+    other = timm.create_model("convnext_atto", num_classes=10).eval()
+    state = {name.removeprefix("net."): tensor for name, tensor in backbone.stages[1].state_dict().items()}
+    missing, unexpected = other.load_state_dict(state, strict=False)
+    assert (set(missing), unexpected) == ({"head.fc.weight", "head.fc.bias"}, [])
+    x = pixels(1, 2)
+    scaled = (x[0] / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        want = other.forward_head(other.forward_features(scaled.permute(0, 3, 1, 2)), pre_logits=True)
+        torch.testing.assert_close(backbone(x)[0], want, rtol=1e-4, atol=1e-5)
+    assert (backbone.name, backbone.facts["scaling"]["name"]) == ("convnext_atto", "imagenet")
+
+    save_file(other.state_dict(), tmp_path / "w.safetensors")  # with its classifier
+    assert build_backbone("timm:convnext_atto", f"file:{tmp_path / 'w.safetensors'}").facts == backbone.facts
+    save_file({**other.state_dict(), "head.more": torch.zeros(1)}, tmp_path / "more.safetensors")
+    with pytest.raises(IntegrityError, match=r"head\.more is unknown"):
+        build_backbone("timm:convnext_atto", f"file:{tmp_path / 'more.safetensors'}")
+
+
+def test_a_model_of_timm_draws_from_its_seed_alone() -> None:
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    one, two, other = (build_backbone("timm:test_vit", f"random:{seed}").facts["weights"] for seed in (7, 7, 8))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert one == two != other
+
+
+def test_published_weights_of_a_model_of_timm_come_from_the_local_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    backbone = build_backbone("timm:test_vit", "random:5")
+    repo = tmp_path / "models--timm--test_vit.r160_in1k"
+    (repo / "snapshots" / "abc").mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc")
+    net = backbone.stages[1].get_submodule("net")
+    save_file(net.state_dict() | {"head.weight": torch.zeros(2, 2)}, repo / "snapshots" / "abc" / "model.safetensors")
+    for weights in ("timm:r160_in1k", "timm:test_vit.r160_in1k"):
+        assert build_backbone("timm:test_vit", weights).facts == backbone.facts
+    with pytest.raises(MissingError, match=r"convnext_atto\.d2_in1k are not on this machine"):
+        build_backbone("timm:convnext_atto", "timm:d2_in1k")
+    with pytest.raises(MissingError, match="not on the model hub") as caught:
+        build_backbone("timm:legacy_seresnet18", "timm:in1k")
+    assert "file:PATH" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "text", "hint"),
+    [
+        ("timm:convnext_atom", "random:0", "no image model 'convnext_atom'", "timm:convnext_atto"),
+        ("timm:resnet18.a1_in1k", "random:0", "no image model", "--weights timm:TAG"),
+        ("timm:hf-hub:some/model", "random:0", "no image model", "list_models"),
+        ("timm:", "random:0", "no image model", "list_models"),
+        ("timm:test_vit", "openclip:openai", "random:SEED, timm:NAME or file:PATH", "random:0"),
+        ("timm:test_vit", "timm:r160_in2k", "unknown timm weights of test_vit", "r160_in1k"),
+    ],
+)
+def test_wrong_models_of_timm_are_named(name: str, weights: str, text: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=text) as caught:
+        build_backbone(name, weights)
+    assert hint in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "text"), [("test_vit", 96, "its size is fixed"), ("test_convnext", 8, "8 x 8")]
+)
+def test_sizes_that_a_model_of_timm_cannot_take_are_refused(model: str, size: int, text: str) -> None:
+    with pytest.raises(UsageError, match=text) as caught, torch.inference_mode():
+        build_backbone(f"timm:{model}", "random:0").eval()(pixels(1, 1, size))
+    assert caught.value.hint == "it is meant for --size 160"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -217,6 +218,17 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize(("layout", "key"), [("tamt", "state"), ("supervised", "module"), ("masked", "model")])
+def test_files_as_their_authors_saved_them_load(layout: str, key: str, small: Backbone, tmp_path: Path) -> None:
+    beside = {"epoch": 29, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "args": argparse.Namespace(lr=1.0)}
+    torch.save({key: LAYOUTS[layout](small)} | beside, tmp_path / "best_model.tar")
+    loaded = build_backbone("videomae_vit_s", f"file:{tmp_path / 'best_model.tar'}")
+    assert all(
+        torch.equal(one, other) for one, other in zip(state_of(loaded).values(), state_of(small).values(), strict=True)
+    )
+    assert loaded.facts["scaling"]["name"] == "imagenet"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_load_and_name_what_does_not_fit(layout: str, small: Backbone, tmp_path: Path) -> None:
     tensors = LAYOUTS[layout](small)
@@ -251,7 +263,7 @@ def test_half_precision_files_load_as_float32(small: Backbone, tmp_path: Path) -
     ("weights", "kind", "text"),
     [
         ("timm:videomae", UsageError, "random:SEED or file:PATH"),
-        ("random:x", UsageError, "random:SEED or file:PATH"),
+        ("random:x", UsageError, "whole number"),
         ("file:", UsageError, "random:SEED or file:PATH"),
         ("file:/no/such.pth", MissingError, "no weight file"),
     ],
