@@ -106,7 +106,12 @@ def repair_ledger(path: Path) -> None:
 
 def append_entry(path: Path, entry: Entry) -> None:
     """Record a block; durable when this returns."""
-    _append(path, seal({name: getattr(entry, name) for name in Entry.__dataclass_fields__}))
+    _append(path, line_of(entry))
+
+
+def line_of(entry: Entry) -> bytes:
+    """The line of a block."""
+    return seal({name: getattr(entry, name) for name in Entry.__dataclass_fields__})
 
 
 def append_drop(path: Path, block: int) -> None:

@@ -25,7 +25,7 @@ from fsar_cache.files import space_guard
 
 __all__ = ["FeatureStore", "create", "default_block_rows", "open_store", "stores_under"]
 
-_DTYPES = ("float16", "float32", "float64", "int16", "int32", "int64", "uint8")
+DTYPES = ("float16", "float32", "float64", "int16", "int32", "int64", "uint8")
 _BLOCK_BYTES = 16 << 20
 _LEAST_ROWS = 256
 OWN = {HEADER, "lock", "rows.json", "ledger.jsonl", "zarr.json", "features", "blocks", "journal"}
@@ -57,8 +57,8 @@ def create(
     label and partition given now. Raises IntegrityError naming fields and both values where the store has another fingerprint,
     UsageError where backend, dataset or block_rows differ, the folder is something else, or a clip and view stands twice.
     """
-    if spec.dtype not in _DTYPES or not spec.row_bytes:
-        raise UsageError(f"no store for rows of {spec.shape} {spec.dtype}; dtypes: {', '.join(_DTYPES)}")
+    if spec.dtype not in DTYPES or not spec.row_bytes:
+        raise UsageError(f"no store for rows of {spec.shape} {spec.dtype}; dtypes: {', '.join(DTYPES)}")
     if block_rows is not None and block_rows < 1:
         raise UsageError(f"block_rows must be at least 1, got {block_rows}")
     kind, path = BACKENDS.get(backend), Path(path)
