@@ -21,6 +21,7 @@ from pipeline import choose
 from pipeline import report_figures as figures
 from pipeline.folder import METRICS, PROVENANCE, read_config
 from pipeline.recipe import Published, Recipe
+from pipeline.report_flow import Flow, flow_figure
 from pipeline.results import Evaluation, file_name, read_evaluation
 from splits.datasets import open_split
 
@@ -31,11 +32,11 @@ Json = Mapping[str, Any]
 Example = Callable[[Path, Evaluation], dict[str, Any]]
 
 
-def write_page(folder: Path, make_example: Example) -> tuple[Path, bool]:
+def write_page(folder: Path, make_example: Example, flow: Flow | None = None) -> tuple[Path, bool]:
     """Write `<folder>/report.html`; returns its path and whether it was written: not where it shows these inputs already.
 
     The page is about the evaluation that the recipe names, else about the newest, and lists the others; make_example gives its
-    comparison to look at, which is kept in the folder. MissingError where the run was not evaluated yet.
+    comparison to look at, which is kept in the folder; flow gives the motion of its clips. MissingError where the run was not evaluated.
     """
     recipe = read_config(folder)
     evaluations = {path: read_evaluation(path) for path in sorted(folder.glob("eval-*.json"))}
@@ -49,6 +50,9 @@ def write_page(folder: Path, make_example: Example) -> tuple[Path, bool]:
     main = evaluations.pop(path)
     metrics, provenance = read_metrics(folder / METRICS), read_json(folder / PROVENANCE)
     example = _kept_example(folder / f"example-{path.stem.removeprefix('eval-')}.json", folder, main, make_example)
+    if flow is not None and "absent" not in example:
+        clips = [example["query"], *(pair["clip"] for pair in example["pairs"])]
+        example = {**example, "flow": flow(_domain(main), recipe.features.sampling, clips)}
     others = {path.stem.removeprefix("eval-"): found for path, found in evaluations.items()}
     seen = digest([recipe, main, others, metrics, provenance, example, __version__], 16)
     page = folder / PAGE
@@ -193,7 +197,7 @@ def _example(example: Json) -> dict[str, str]:
         strips = [figures.strip(example["frames"])]
         strips += [f"<p>{_pair_title(pair)}</p>{figures.strip(pair['frames'])}" for pair in pairs]
         note += " This head compares whole clips, so there is no path between frames to show."
-        return {"example": "".join(strips), "example_note": note}
+        return {"example": "".join(strips) + _motion(example), "example_note": note}
     note += (
         " Rows are the query's frames from top to bottom, columns the support clip's from left to right; a stronger colour is a better fit "
         "of two frames. The dots show which pairs the alignment uses and how much, the line their mean in each row."
@@ -205,7 +209,16 @@ def _example(example: Json) -> dict[str, str]:
         f"{figures.alignment(cost, np.array(pair['path'], np.float64), example['frames'], pair['frames'], limits)}</figure>"
         for pair, cost in zip(pairs, costs, strict=True)
     ]
-    return {"example": f'<div class="two">{"".join(drawn)}</div>', "example_note": note}
+    return {"example": f'<div class="two">{"".join(drawn)}</div>{_motion(example)}', "example_note": note}
+
+
+def _motion(example: Json) -> str:
+    """The optical flow of the comparison's clips, where there is some."""
+    if example.get("flow") is None:
+        return ""
+    names = {example["query"]: f"query of {example['class']}"}
+    names |= {pair["clip"]: f"support of {pair['class']}" for pair in example["pairs"]}
+    return flow_figure(example["flow"], names)
 
 
 def _pair_title(pair: Json) -> str:
