@@ -1,8 +1,8 @@
-"""Blocks underway: which batches are left to do, journals for those that are done, and the write of every block that becomes whole."""
+"""Blocks underway: which slices are left to do, journals for those that are done, and the write of every block that becomes whole."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from cache.journal import Batch as Saved
 from cache.journal import Journal
 from cache.rows import Outcome
 from cache.writer import Writer
-from extract.compute import Batch
+from extract.compute import Made, Slice
 from extract.progress import Meter
 from fsar_cache.canonical import digest
 
@@ -28,9 +28,9 @@ class _Open:
 
 
 class Assembly:
-    """Cuts unfinished blocks into batches of `clips` rows and puts the results together again; one thread, inside the writer's lock.
+    """Cuts unfinished blocks into slices of `clips` rows and puts the results together again; one thread, inside the writer's lock.
 
-    A journalled batch counts as done if it was made in the same way (`made_by`) from the same clips, unless one of its clips was absent
+    A journalled slice counts as done if it was made in the same way (`made_by`) from the same clips, unless one of its clips was absent
     and is now among `ids`, or failed and is to be tried again.
     """
 
@@ -38,6 +38,7 @@ class Assembly:
         self,
         store: FeatureStore,
         writer: Writer,
+        blocks: Sequence[int],
         clips: int,
         made_by: Mapping[str, Any],
         meter: Meter,
@@ -47,60 +48,52 @@ class Assembly:
     ) -> None:
         self._store, self._writer, self._clips, self._made_by, self._meter = store, writer, clips, made_by, meter
         self._ids, self._retry_failed = ids, retry_failed
-        self._missing = store.missing()
+        self._blocks = blocks
         self._open: dict[int, _Open] = {}
-        sizes = [last - first for first, last in map(store.block_range, self._missing)]
-        meter.skip(len(store.rows) - sum(sizes))
 
-    @property
-    def waiting(self) -> bool:
-        """Whether batches were given out that have not come back."""
-        return bool(self._open)
-
-    def batches(self) -> Iterator[tuple[int, int, int]]:
-        """(block, first row in the block, rows) of every batch that no journal holds, in order; blocks open as they are reached."""
-        for block in self._missing:
+    def slices(self) -> Iterator[Slice]:
+        """Every slice that no journal holds, in order; blocks open as they are reached."""
+        rows = self._store.rows
+        for block in self._blocks:
             first, last = self._store.block_range(block)
             firsts = list(range(0, last - first, self._clips))
-            counts = [min(self._clips, last - first - place) for place in firsts]
             journal = self._writer.journal(block)
             left = []
-            for place, count in zip(firsts, counts, strict=True):
-                if place in journal.batches and self._holds(journal.batches[place], first + place, count):
-                    self._meter.skip(count)
+            for place in firsts:
+                part = Slice(block, place, rows[first + place : min(first + place + self._clips, last)])
+                if place in journal.batches and self._holds(journal.batches[place], part):
+                    self._meter.skip(len(part.rows))
                 else:
-                    left.append((block, place, count))
+                    left.append(part)
             self._open[block] = _Open(journal, firsts, len(left))
             if not left:
                 self._write(block)
             yield from left
 
-    def _key(self, first: int, count: int) -> str:
-        """What rows first..first+count-1 of the store are made from and how."""
-        rows = [[row.id, row.view, row.origin] for row in self._store.rows[first : first + count]]
+    def _key(self, part: Slice) -> str:
+        """What the rows of a slice are made from and how."""
+        rows = [[row.id, row.view, row.origin] for row in part.rows]
         return digest({"rows": rows, "made_by": dict(self._made_by)})
 
-    def _holds(self, saved: Saved, first: int, count: int) -> bool:
-        """Whether a journalled batch is what this run would make of rows first..first+count-1 of the store."""
-        if len(saved.outcomes) != count or saved.key != self._key(first, count):
+    def _holds(self, saved: Saved, part: Slice) -> bool:
+        """Whether a journalled batch is what this run would make of the slice."""
+        if len(saved.outcomes) != len(part.rows) or saved.key != self._key(part):
             return False
-        rows = self._store.rows[first : first + count]
         return not any(
             (outcome.status == "absent" and row.id in self._ids) or (outcome.status == "failed" and self._retry_failed)
-            for row, outcome in zip(rows, saved.outcomes, strict=True)
+            for row, outcome in zip(part.rows, saved.outcomes, strict=True)
         )
 
-    def save(self, batch: Batch) -> None:
-        """Journal one computed batch; write its block if that was the last one."""
-        assert batch.features is not None
-        opened = self._open[batch.block]
-        outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
-        key = self._key(self._store.block_range(batch.block)[0] + batch.first, batch.count)
-        opened.journal.add(batch.first, batch.features, outcomes, key)
+    def save(self, made: Made) -> None:
+        """Journal one computed slice; write its block if that was the last one."""
+        opened = self._open[made.block]
+        first = self._store.block_range(made.block)[0] + made.first
+        rows = self._store.rows[first : first + len(made.outcomes)]
+        opened.journal.add(made.first, made.features, made.outcomes, self._key(Slice(made.block, made.first, rows)))
         opened.left -= 1
-        self._meter.count(outcomes)
+        self._meter.count(made.outcomes)
         if not opened.left:
-            self._write(batch.block)
+            self._write(made.block)
 
     def _write(self, block: int) -> None:
         opened = self._open.pop(block)

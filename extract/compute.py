@@ -1,6 +1,6 @@
-"""From decoded clips to rows: threads that transform each clip as it arrives and run the backbone on every batch that is full.
+"""From decoded clips to rows: threads that prepare each clip as it arrives and compute every batch that is full.
 
-A batch is a fixed slice of a block, padded with black clips; failed clips stay black. So no row depends on how many processes decode,
+A batch is a fixed slice of a block, padded with empty clips; failed clips stay empty. So no row depends on how many processes decode,
 in which order clips arrive, how many threads compute or which clips fail.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -19,36 +19,53 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.rows import Outcome
-from cache.spec import FeatureSpec
-from extract.backbone import Backbone
+from cache.rows import Outcome, Row
 from extract.clip import Decoded
-from extract.config import ExtractConfig, blank_clip
 from extract.pool import Failure, cores
-from extract.transforms import TRANSFORMS
+from extract.product import Product
+from extract.upload import Upload
 from fsar_cache.errors import IntegrityError, SpaceError
 
 Array = NDArray[Any]
+CUDA_THREADS = 3
+"""Compute threads per accelerator, each with a stream of its own: while one waits for its rows, the others feed the device."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of one block that are computed together: the block, the place of the first in it, and the rows."""
+
+    block: int
+    first: int
+    rows: Sequence[Row]
 
 
 @dataclass
 class Batch:
-    """Rows first..first+count-1 of a block: `pixels` uint8 [clips of a batch, T, size, size, 3], one outcome per row as they come."""
+    """A slice underway: `clips` [clips of a batch, *clip shape], one outcome per row as they come, and the rows' features at the end."""
 
-    block: int
-    first: int
-    count: int
-    pixels: Tensor
-    outcomes: list[Outcome | None] = field(init=False)
+    slice: Slice
+    clips: Tensor
+    marks: list[torch.cuda.Event] = field(default_factory=list)
     features: Array | None = None
 
     def __post_init__(self) -> None:
-        self.outcomes = [None] * self.count
+        self.outcomes: list[Outcome | None] = [None] * len(self.slice.rows)
 
     @property
     def full(self) -> bool:
         """Whether every row has its outcome."""
         return None not in self.outcomes
+
+
+@dataclass(frozen=True)
+class Made:
+    """A slice with its rows' features [rows, *row shape] and outcomes."""
+
+    block: int
+    first: int
+    features: Array
+    outcomes: list[Outcome]
 
 
 Arrival = Decoded | Failure | Outcome
@@ -63,29 +80,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Compute:
-    """The compute threads. `put` clips, collect finished batches with `finished`; a context manager that ends its threads.
+    """The compute threads. `put` clips, collect finished slices with `finished`; a context manager that ends its threads.
 
     On a CPU as many threads as cores, each with one thread inside the tensor library (so that bytes don't depend on the number of
-    cores); one thread per accelerator. At most twice as many decoded clips as threads wait, so memory stays bounded.
+    cores). At most twice as many decoded clips as threads wait, so memory stays bounded.
     """
 
-    def __init__(
-        self,
-        config: ExtractConfig,
-        spec: FeatureSpec,
-        backbone: Backbone,
-        device: torch.device,
-        clips: int,
-        threads: int = 0,
-    ) -> None:
-        self._transform, self._size = TRANSFORMS.get(config.transform), config.size
-        self._head = backbone.head_of(spec.cut).to(device).eval()
+    def __init__(self, product: Product, device: torch.device, clips: int, threads: int = 0) -> None:
+        self._product = product
+        product.to(device)
         self.device, self.clips = device, clips
-        self._dtype = np.dtype(spec.dtype)
-        self._blank = blank_clip(config)
-        count = threads or (cores() if device.type == "cpu" else 1)
+        self._dtype = np.dtype(product.spec.dtype)
+        count = threads or (cores() if device.type == "cpu" else CUDA_THREADS)
         self._arrivals: queue.Queue[tuple[Batch, int, Arrival]] = queue.Queue(2 * count)
-        self._done: queue.Queue[Batch | BaseException] = queue.Queue()
+        self._done: queue.Queue[Made | BaseException] = queue.Queue()
         self._filling = threading.Lock()
         self._cancelled = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
@@ -105,10 +113,19 @@ class Compute:
             thread.join()
         torch.set_num_threads(self._outside)
 
-    def batch(self, block: int, first: int, count: int) -> Batch:
-        """An empty batch of `count` rows; its pixels are black until clips come."""
-        pixels = self._blank.expand(self.clips, *self._blank.shape[1:])
-        return Batch(block, first, count, pixels.to(self.device, copy=True).contiguous())
+    def batch(self, part: Slice) -> Batch:
+        """An empty batch for a slice; its clips are zeros until they come."""
+        shape = (self.clips, *self._product.clip_shape)
+        made = Batch(part, torch.zeros(shape, dtype=self._product.clip_dtype, device=self.device))
+        self._mark(made)
+        return made
+
+    def _mark(self, batch: Batch) -> None:
+        """Note on an accelerator how far the current stream is; whoever computes the batch waits for all marks."""
+        if self.device.type == "cuda":
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(self.device))
+            batch.marks.append(event)
 
     def put(self, batch: Batch, place: int, clip: Arrival) -> None:
         """Hand over the clip (or what became of it) of row `place` of the batch; waits while too many are waiting."""
@@ -120,8 +137,8 @@ class Compute:
                     list(self.finished())
                     raise
 
-    def finished(self, wait: float = 0.0) -> Iterator[Batch]:
-        """Batches that are computed by now; where there is none, the next one if it comes within `wait` seconds.
+    def finished(self, wait: float = 0.0) -> Iterator[Made]:
+        """Slices that are computed by now; where there is none, the next one if it comes within `wait` seconds.
 
         Raises what went wrong in a thread.
         """
@@ -137,20 +154,16 @@ class Compute:
 
     def _run(self) -> None:
         try:
-            if self.device.type == "cpu":
-                torch.set_num_threads(1)
-            exact = (
-                nullcontext()
-                if self.device.type == "cpu"
-                else torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-            )
-            with torch.inference_mode(), exact:
+            upload = Upload(self.device)
+            with ExitStack() as settings:
+                for setting in _settings(self.device):
+                    settings.enter_context(setting)
                 while not self._cancelled.is_set():
                     try:
                         arrival = self._arrivals.get(timeout=0.1)
                     except queue.Empty:
                         continue
-                    self._take(*arrival)
+                    self._take(*arrival, upload)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that asked for the work
             self._done.put(self._no_memory(error) if is_out_of_memory(error) else error)
 
@@ -159,35 +172,51 @@ class Compute:
         hint = f"work on less at a time: fsar-cache extract ... --batch-clips 1{fewer}"
         return SpaceError(f"out of memory on {self.device}: {' '.join(str(error).split())[:200]}", hint=hint)
 
-    def _take(self, batch: Batch, place: int, clip: Arrival) -> None:
-        """Transform one clip into its place; whoever brings the last clip of a batch runs the backbone on it."""
-        outcome = self._place(batch.pixels[place], clip)
+    def _take(self, batch: Batch, place: int, clip: Arrival, upload: Upload) -> None:
+        """Put one clip into its place; whoever brings the last clip of a batch computes it."""
+        outcome = self._place(batch, place, clip, upload)
         with self._filling:
             batch.outcomes[place] = outcome
             last = batch.full
         if last:
-            self._forward(batch)
+            self._done.put(self._computed(batch))
 
-    def _place(self, pixels: Tensor, clip: Arrival) -> Outcome:
+    def _place(self, batch: Batch, place: int, clip: Arrival, upload: Upload) -> Outcome:
         if isinstance(clip, Outcome):
             return clip
         if isinstance(clip, Failure):
             return Outcome("failed", clip.reason)
+        row = batch.slice.rows[place]
         try:
-            pixels.copy_(self._transform(torch.from_numpy(clip.frames).to(self.device), self._size, None))
-        except (RuntimeError, ValueError) as error:  # a picture the transform can't take: a matter of this clip alone
+            if batch.marks:
+                batch.marks[0].wait()
+            batch.clips[place].copy_(self._product.clip(upload(clip.frames), row.id, row.view))
+            self._mark(batch)
+        except (RuntimeError, ValueError) as error:  # a picture the step can't take: a matter of this clip alone
             if is_out_of_memory(error):
                 raise
             return Outcome("failed", f"transform of {list(clip.frames.shape)}: {' '.join(str(error).split())[:200]}")
         return Outcome("ok", "", clip.decoded, clip.claimed, clip.corrupt, clip.duration)
 
-    def _forward(self, batch: Batch) -> None:
+    def _computed(self, batch: Batch) -> Made:
+        for mark in batch.marks:
+            mark.wait()
+        outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
         with np.errstate(over="ignore"):  # said below, with what to do
-            rows = self._head(batch.pixels)[: batch.count].cpu().numpy().astype(self._dtype, copy=False)
-        if not np.isfinite(rows).all():
+            made = self._product.batch(batch.clips)[: len(outcomes)].cpu().numpy().astype(self._dtype, copy=False)
+        if not np.isfinite(made).all():
             raise IntegrityError(
                 f"the backbone gave features that {self._dtype} can't hold (infinite or not a number)",
-                hint="check the weights and --set features.scaling=...; the cut pooled is stored in float32",
+                hint="check the weights and --set features.scaling=..., or store float32: --dtype float32",
             )
-        batch.features = np.ascontiguousarray(rows)
-        self._done.put(batch)
+        return Made(batch.slice.block, batch.slice.first, np.ascontiguousarray(made), outcomes)
+
+
+def _settings(device: torch.device) -> list[AbstractContextManager[Any]]:
+    """What holds in a compute thread: no gradients, one thread on a CPU; on an accelerator a stream of its own and exact kernels."""
+    if device.type != "cuda":
+        torch.set_num_threads(1)
+        return [torch.inference_mode()]
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    stream = torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    return [torch.inference_mode(), torch.cuda.device(device), stream, exact]

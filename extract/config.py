@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from cache.spec import FeatureSpec
 from extract.backbone import Backbone, build_backbone
-from extract.decoders import PIXELS, usable
+from extract.decoders import pixels_of, usable
+from extract.flow_settings import FlowSettings
 from extract.sampling import SAMPLING
 from extract.scaling import rescaled
 from extract.transforms import TRANSFORMS
 from fsar_cache.errors import UsageError
+
+AUTOCAST: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precision of the backbone's arithmetic -> the dtype of autocast."""
+Kind = Literal["features", "flow", "text"]
 
 
 @dataclass(frozen=True)
 class ExtractConfig:
     """How clips become rows. The first block of settings decides the bytes and is fingerprinted, the second only how they are made.
 
-    frames per clip; size: side of the square the transform makes, in pixels; scaling "auto" takes the one that belongs to the weights;
-    dtype "auto" is float32 for pooled features and float16 for maps (frames are uint8). workers: decode processes, 0 for one per core;
-    batch_clips: clips per device batch, 0 for 2 on a CPU and 32 on an accelerator; time_limit: seconds per clip; max_failures: the
-    fraction of a dataset's clips that may fail; block_rows: clips per block, 0 for the store's own choice.
+    kind: activations of the backbone, optical flow of the clip (settings in `flow`), or the text features of the class names put into
+    `prompt`. frames per clip; size: side of the square the transform makes, in pixels; scaling "auto" takes the one that belongs to the
+    weights; dtype "auto" is float32 for pooled features and float16 for tokens and maps (frames are uint8); precision: of the backbone's
+    arithmetic.
+
+    views: training views per clip beside the evaluation view, drawn from view_seed by the train_* rules; flip: whether they may be
+    mirrored ("auto": where the dataset says that a mirrored clip keeps its class). They are rows, so they are no part of the fingerprint.
+
+    workers: decode processes, 0 for one per core; batch_clips: clips per device batch, 0 for 2 on a CPU and 32 on an accelerator;
+    time_limit: seconds per clip; max_failures: the fraction of a dataset's clips that may fail; block_rows: clips per block, 0 for the
+    store's own choice; partitions, classes: only clips of these (empty: of all); part: (i, n) makes every n-th block, in a store of its
+    own; engine: "local", or "ray" with the cluster's address in ray_address ("" starts one here); force: go on where the disk looks too
+    small.
     """
 
+    kind: Kind = "features"
     backbone: str = "resnet18"
     weights: str = "random:0"
     cut: str = "pooled"
@@ -37,6 +52,15 @@ class ExtractConfig:
     transform: str = "gslta-eval"
     scaling: str = "auto"
     dtype: Literal["auto", "float32", "float16"] = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    prompt: str = "a photo of {}"
+
+    views: int = 0
+    view_seed: int = 0
+    train_sampling: str = "gslta-train"
+    train_transform: str = "gslta-train"
+    flip: Literal["auto", "on", "off"] = "auto"
 
     decoder: str = "auto"
     device: str = "auto"
@@ -46,15 +70,29 @@ class ExtractConfig:
     max_failures: float = 0.02
     backend: str = "zarr"
     block_rows: int = 0
+    partitions: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    part: tuple[int, int] = (1, 1)
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str = ""
+    force: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("size", 8), ("workers", 0), ("batch_clips", 0), ("block_rows", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        least = {"frames": 1, "size": 8, "views": 0, "workers": 0, "batch_clips": 0, "block_rows": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name, known in (("kind", get_args(Kind)), ("engine", ("local", "ray"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         if not 0 < self.time_limit < float("inf"):
             raise ValueError(f"time_limit must be a positive number of seconds, got {self.time_limit}")
         if not 0 <= self.max_failures <= 1:
             raise ValueError(f"max_failures is a fraction between 0 and 1, got {self.max_failures}")
+        if not 1 <= self.part[0] <= self.part[1]:
+            raise ValueError(f"part {self.part[0]}/{self.part[1]} is none of 1/N to N/N")
+        if self.views and self.kind != "features":
+            raise ValueError(f"training views are of features, not of {self.kind}: it is augmented when it is used")
 
 
 def backbone_of(config: ExtractConfig) -> Backbone:
@@ -82,37 +120,52 @@ def batch_clips_of(config: ExtractConfig, device: torch.device) -> int:
     return config.batch_clips or (2 if device.type == "cpu" else 32)
 
 
-def blank_clip(config: ExtractConfig) -> Tensor:
-    """A black transformed clip, uint8 [1, frames, size, size, 3]."""
-    return torch.zeros(1, config.frames, config.size, config.size, 3, dtype=torch.uint8)
-
-
 def spec_of(config: ExtractConfig, backbone: Backbone) -> FeatureSpec:
-    """The identity of the store these settings make. At the cut "frames" no backbone has touched the rows, so none is named in it."""
+    """The identity of a store of features with these settings. At the cut "frames" no backbone has touched the rows: none is named."""
     usable(config.decoder)
     SAMPLING.get(config.sampling)(
         config.frames, config.frames, None
-    )  # refuses a rule that draws: a store holds evaluation views
-    clip = TRANSFORMS.get(config.transform)(blank_clip(config)[0], config.size, None)
-    with torch.inference_mode():
-        row = backbone.head_of(config.cut)(clip[None])[0]
-    pixels = row.dtype == torch.uint8
-    if pixels and config.dtype != "auto":
-        raise UsageError(f"the cut {config.cut!r} holds uint8 pixels, not {config.dtype}", hint="leave dtype at auto")
-    auto = "uint8" if pixels else "float32" if row.ndim == 2 else "float16"
+    )  # refuses a rule that draws: the evaluation view is one and the same
+    TRANSFORMS.get(config.transform)(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), config.size, None)
+    pixels = backbone.cuts.get(config.cut) == 0
+    for name, plain in (("dtype", "auto"), ("precision", "float32")):
+        if pixels and getattr(config, name) != plain:
+            raise UsageError(
+                f"the cut {config.cut!r} holds uint8 pixels: {name} {getattr(config, name)} has no meaning there",
+                hint=f"leave {name} at {plain}",
+            )
+    auto = "uint8" if pixels else "float32" if config.cut == "pooled" else "float16"
+    mixed = {} if config.precision == "float32" else {"precision": config.precision}
     return FeatureSpec(
         kind="frames" if pixels else "features",
-        decoder=PIXELS,
+        decoder=pixels_of(config.decoder),
         sampling={"rule": config.sampling, "frames": config.frames},
         transform={"name": config.transform, "size": config.size},
-        backbone={} if pixels else backbone.facts,
+        backbone={} if pixels else {**backbone.facts, **mixed},
         cut=config.cut,
-        shape=tuple(row.shape),
+        shape=row_shape(backbone, config.cut, config.frames, config.size),
         dtype=auto if config.dtype == "auto" else config.dtype,
     )
 
 
-def store_path(folder: Path, split_name: str, spec: FeatureSpec) -> Path:
-    """The store's folder: <folder>/<split>/<backbone>-<cut>-<first 8 digits of the fingerprint>, without backbone at the cut "frames"."""
+def row_shape(backbone: Backbone, cut: str, frames: int, size: int) -> tuple[int, ...]:
+    """The shape of one clip's activation at the cut, worked out without computing it; UsageError where the network can't take the size."""
+    head = backbone.head_of(cut)
+    if not len(head):
+        return (frames, size, size, 3)
+    tensors = [*head.named_parameters(), *head.named_buffers()]
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    clip = torch.empty(1, frames, size, size, 3, dtype=torch.uint8, device="meta")
+    with torch.inference_mode():
+        made: Tensor = torch.func.functional_call(head, meta, (clip,))
+    return tuple(made.shape[1:])
+
+
+def store_path(folder: Path, split_name: str, spec: FeatureSpec, part: tuple[int, int] = (1, 1)) -> Path:
+    """The store's folder: <folder>/<split>/<backbone>-<cut>-<first 8 digits of the fingerprint>, without backbone at the cut "frames".
+
+    A part of several has its own, with ".part-I-of-N" behind.
+    """
     words = [spec.backbone.get("name"), spec.cut, spec.fingerprint[:8]]
-    return folder / split_name / "-".join(word for word in words if word)
+    name = "-".join(str(word).replace("/", "_") for word in words if word)
+    return folder / split_name / (name if part == (1, 1) else f"{name}.part-{part[0]}-of-{part[1]}")

@@ -29,11 +29,12 @@ def live_clips(
     keys: Sequence[tuple[Any, ...]] | None = None,
     device: torch.device | str = "cpu",
     decoder: str = "auto",
+    flip: bool = True,
 ) -> Tensor:
     """Decode and transform `videos`, in their order: uint8 [n, frames, size, size, 3] on `device`.
 
     keys: one tuple of plain data per clip that its random frames, crop and flip depend on, and nothing else; None for the
-    deterministic rules. The transform of a key draws from generator("transform", *key). Raises MissingError naming a clip that
+    deterministic rules. The transform of a key draws from generator("transform", *key), and mirrors nothing without `flip`. Raises MissingError naming a clip that
     can't be decoded: an episode has no room for it, so bad clips are to be excluded beforehand.
     """
     apply = TRANSFORMS.get(transform)
@@ -49,5 +50,5 @@ def live_clips(
                 hint="an extraction of the dataset finds all such clips; leave them out of the dataset",
             )
         rng = None if keys is None else generator("transform", *keys[i])
-        made[i] = apply(torch.from_numpy(clip.frames).to(device), size, rng)
+        made[i] = apply(torch.from_numpy(clip.frames).to(device), size, rng, flip=flip)
     return made

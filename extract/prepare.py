@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from cache.features import FeatureStore
@@ -11,32 +13,63 @@ from cache.rows import Row
 from cache.spec import FeatureSpec
 from cache.store import create
 from extract.config import ExtractConfig
+from extract.probe import file_size
+from extract.product import flips_allowed
 from fsar_cache.console import warn
-from fsar_cache.errors import MissingError, SpaceError
+from fsar_cache.errors import MissingError, SpaceError, unknown
 from splits.types import Split, Video
 
 SHOWN = 3
 """How many names a warning lists."""
 
 
-def rows_of(split: Split) -> list[Row]:
-    """One row per video of every partition, in order; a row whose file isn't there has no origin."""
+VIEWLESS = ("val", "test")
+"""Partitions that are never trained on, so their clips have the evaluation view only."""
+
+
+def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
+    """The rows that `config` asks for (without one: the evaluation view of every clip), partition after partition, view after view.
+
+    A row whose file isn't there has no origin. The origin of a training view also says how it is drawn.
+    """
     sizes: dict[str, int] = {}
     rows = []
     for part in split.parts.values():
         for video in part.videos:
             if video.path not in sizes:
-                sizes[video.path] = _size(split.root / video.path)
+                sizes[video.path] = file_size(split.root / video.path)
             rows.append(Row(video.id, video.label, part.name, origin=_origin(video, sizes[video.path])))
-    return rows
+    if config is None:
+        return rows
+    wanted = [row for row in rows if is_wanted(config, row)]
+    trained = [row for row in wanted if row.partition not in VIEWLESS]
+    drawn = view_rule(config, split.flips)
+    views = range(1, config.views + 1)
+    return wanted + [
+        replace(row, view=v, origin=row.origin and f"{row.origin}; {drawn}") for v in views for row in trained
+    ]
 
 
-def _size(file: Path) -> int:
-    """Bytes of the file; -1 where it isn't there."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return -1
+def view_rule(config: ExtractConfig, flips: bool) -> str:
+    """How the training views of clips are drawn, in words; flips: what the dataset says of mirrored clips."""
+    mirrored = "mirrored or not" if flips_allowed(config, flips) else "not mirrored"
+    return f"view by {config.train_sampling} and {config.train_transform}, {mirrored}, seed {config.view_seed}"
+
+
+def is_wanted(config: ExtractConfig, row: Row) -> bool:
+    """Whether the row is of the partitions and classes that the settings name."""
+    return (not config.partitions or row.partition in config.partitions) and (
+        not config.classes or row.label in config.classes
+    )
+
+
+def _require_names(split: Split, config: ExtractConfig) -> None:
+    """Raise UsageError for a partition or class that the dataset doesn't have."""
+    classes = {name for part in split.parts.values() for name in part.classes}
+    for kind, names, known in (("partition", config.partitions, split.parts), ("class", config.classes, classes)):
+        for name in names:
+            if name not in known:
+                raise unknown(f"{kind} of {split.name}", name, list(known))
 
 
 def _origin(video: Video, size: int) -> str:
@@ -54,7 +87,8 @@ def prepare(
     Nothing is written before everything is known to fit: raises MissingError where there is something to do and no file of the dataset is
     there, SpaceError where the disk is too small, and what `cache.store.create` raises.
     """
-    rows = rows_of(split)
+    _require_names(split, config)
+    rows = rows_of(split, config)
 
     def made(planned: list[Row]) -> FeatureStore:
         return create(
@@ -68,9 +102,10 @@ def prepare(
             store.require_origins(rows)
             again = blocks_again(store, rows, retry_failed)
             todo = without_features(store, rows, again)
-            needed = _unfinished(store) + int((store.rows_of([row.id for row in rows]) < 0).sum())
+            needed = _unfinished(store) + int((store.numbers_of(rows) < 0).sum())
     _require_files(split, rows, todo)
-    require_space(path, needed * spec.row_bytes)
+    if not config.force:
+        require_space(path, math.ceil(needed / config.part[1]) * spec.row_bytes)
     if again:
         with made([]) as store, store.writer() as writer:
             for block in again:
@@ -98,7 +133,7 @@ def blocks_again(store: FeatureStore, rows: list[Row], retry_failed: bool) -> li
 def without_features(store: FeatureStore, rows: list[Row], again: list[int]) -> list[Row]:
     """The rows that are in no finished block, or in one that is made again."""
     done = {i for block in store.done - set(again) for i in range(*store.block_range(block))}
-    numbers = store.rows_of([row.id for row in rows]).tolist()
+    numbers = store.numbers_of(rows).tolist()
     return [row for row, number in zip(rows, numbers, strict=True) if number not in done]
 
 
@@ -125,13 +160,18 @@ def _require_files(split: Split, rows: list[Row], todo: list[Row]) -> None:
     )
 
 
+MARGIN = 0.05
+"""Share of the features' bytes that must be free beside them: for journals, tables and whatever else fills the disk meanwhile."""
+
+
 def require_space(folder: Path, needed: int) -> None:
-    """Raise SpaceError where the disk that holds `folder` has fewer than `needed` bytes free."""
+    """Raise SpaceError where the disk that holds `folder` has fewer than `needed` bytes and a margin free."""
     free = free_bytes(folder)
-    if needed > free:
+    if needed * (1 + MARGIN) > free:
         raise SpaceError(
-            f"the features need {needed / 1e9:.2f} GB, the disk of {folder} has {free / 1e9:.2f} GB free",
-            hint="free some space, or keep the stores elsewhere: FSAR_STORES=FOLDER",
+            f"the features need {needed / 1e9:.2f} GB and {MARGIN:.0%} to spare, the disk of {folder} has {free / 1e9:.2f} GB free",
+            hint="free some space, keep the stores elsewhere (FSAR_STORES=FOLDER), store fewer clips (--partition, --views), "
+            "or go on anyway: --force",
         )
 
 

@@ -1,4 +1,4 @@
-"""The extraction run: decode processes, compute threads and the block writer, overlapping; safe to stop, kill and repeat at any instant."""
+"""The extraction run: what is missing is computed by an engine and written block by block; safe to stop, kill and repeat at any instant."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ import torch
 
 from cache.features import FeatureStore
 from cache.medium import BACKENDS
-from cache.rows import Outcome
+from cache.rows import Row
 from extract.assembly import Assembly
-from extract.clip import Task, task_of
-from extract.compute import Batch, Compute
-from extract.config import ExtractConfig, backbone_of, batch_clips_of, device_of, spec_of, store_path
+from extract.compute import Made, Slice
+from extract.config import ExtractConfig, batch_clips_of, device_of, store_path
 from extract.decoders import PACKAGES, usable
-from extract.pool import DecodePool
+from extract.estimate import Estimate, estimate
+from extract.local import Clips, computed
 from extract.prepare import prepare, rows_of
-from extract.progress import EVERY, Meter, Progress, Report
+from extract.product import Product, product_of
+from extract.progress import Meter, Progress, Report
+from fsar_cache.console import say
 from fsar_cache.errors import FailedVideosError, Interrupted, UsageError
 from splits.types import Split
 
 __all__ = ["Progress", "Report", "Summary", "extract", "rows_of"]
+
+WORTH_A_TRY = 1000
+"""Clips to do from which a run first tries a few, to say how long it will take."""
 
 
 @dataclass(frozen=True)
@@ -76,98 +81,105 @@ def extract(
     """
     if not BACKENDS.get(config.backend).durable:
         raise UsageError(f"the {config.backend} backend keeps nothing on disk", hint="--backend zarr or hdf5")
-    backbone = backbone_of(config)
-    spec, device = spec_of(config, backbone), device_of(config.device)
-    path = store_path(folder, split.name, spec)
-    with prepare(split, config, spec, path, retry_failed=retry_failed) as store:
-        meter = Meter(len(store.rows), config.frames, spec.row_bytes, report)
-        if store.missing():
-            compute = Compute(config, spec, backbone, device, batch_clips_of(config, device))
-            _fill(store, split, config, compute, meter, stop or threading.Event(), retry_failed)
-        else:
-            meter.skip(len(store.rows))
-        return _summary(store, split, config, meter.now)
+    product, device = product_of(config, split), device_of(config.device)
+    path = store_path(folder, split.name, product.spec, config.part)
+    with prepare(split, config, product.spec, path, retry_failed=retry_failed) as store:
+        rows = rows_of(split, config)
+        mine = [b for b in store.blocks_of(rows) if b % config.part[1] == config.part[0] - 1]
+        todo = [block for block in mine if block not in store.done]
+        sizes = {block: last - first for block in mine for first, last in [store.block_range(block)]}
+        meter = Meter(sum(sizes.values()), product.frames, product.spec.row_bytes, report)
+        meter.skip(sum(sizes[block] for block in mine if block not in todo))
+        if todo:
+            run = _Run(store, split, config, product, device, stop or threading.Event())
+            if sum(sizes[block] for block in todo) >= WORTH_A_TRY:
+                _say_estimate(estimate(split, config, product, device, [r for r in rows if r.origin], tries=4))
+            run.fill(todo, meter, retry_failed)
+        return _summary(store, mine, rows, config, meter.now)
 
 
-def _fill(
-    store: FeatureStore,
-    split: Split,
-    config: ExtractConfig,
-    compute: Compute,
-    meter: Meter,
-    stop: threading.Event,
-    retry_failed: bool,
-) -> None:
-    """Work until every block is written or `stop` is set; every batch that was computed is saved either way."""
-    ids = {video.id for part in split.parts.values() for video in part.videos}
-    with store.writer() as writer:
-        made_by = provenance(config, compute.device, compute.clips)
-        assembly = Assembly(store, writer, compute.clips, made_by, meter, ids=ids, retry_failed=retry_failed)
+@dataclass(frozen=True)
+class _Run:
+    """What one run works with."""
 
-        def save(wait: float = 0.0) -> None:
-            for batch in compute.finished(wait):
-                assembly.save(batch)
-            meter.tell()
+    store: FeatureStore
+    split: Split
+    config: ExtractConfig
+    product: Product
+    device: torch.device
+    stop: threading.Event
 
-        with compute:
-            places: dict[int, tuple[Batch, int]] = {}
-            with DecodePool(config.workers, config.time_limit) as pool:
-                for index, clip in pool.map(_tasks(store, split, config, assembly, compute, places), stop):
-                    compute.put(*places.pop(index), clip)
-                    save()
-            while assembly.waiting and not stop.is_set():
-                save(wait=EVERY)
-        save()
-    meter.tell(always=True)
-    if store.missing():
-        raise Interrupted(
-            f"stopped with {meter.now.done} of {len(store.rows)} clips of {split.name} done; they are saved",
-            hint="repeat the same command to go on from here",
+    def fill(self, todo: list[int], meter: Meter, retry_failed: bool) -> None:
+        """Work until the blocks `todo` are written or `stop` is set; every slice that was computed is saved either way."""
+        videos = {video.id: video for part in self.split.parts.values() for video in part.videos}
+        batch = batch_clips_of(self.config, self.device)
+        with self.store.writer() as writer:
+            made_by = provenance(self.config, self.product, self.device, batch)
+            assembly = Assembly(
+                self.store, writer, todo, batch, made_by, meter, ids=videos.keys(), retry_failed=retry_failed
+            )
+            for made in self._engine(assembly.slices(), Clips(self.split.root, videos), batch):
+                assembly.save(made)
+                meter.tell()
+        meter.tell(always=True)
+        if not self.store.done.issuperset(todo):
+            raise Interrupted(
+                f"stopped with {meter.now.done} of {meter.now.total} clips of {self.split.name} done; they are saved",
+                hint="repeat the same command to go on from here",
+            )
+
+    def _engine(self, slices: Iterator[Slice], clips: Clips, batch: int) -> Iterator[Made]:
+        config = self.config
+        if config.engine == "ray":
+            from extract.ray_engine import computed_by_ray
+
+            return computed_by_ray(slices, self.split, config, clips, batch, stop=self.stop)
+        return computed(
+            slices,
+            self.product,
+            clips,
+            self.device,
+            batch,
+            workers=config.workers,
+            time_limit=config.time_limit,
+            stop=self.stop,
         )
 
 
-def _tasks(
-    store: FeatureStore,
-    split: Split,
-    config: ExtractConfig,
-    assembly: Assembly,
-    compute: Compute,
-    places: dict[int, tuple[Batch, int]],
-) -> Iterator[Task]:
-    """The clips of all unfinished batches, in order; task number i fills the row places[i]."""
-    videos = {video.id: video for part in split.parts.values() for video in part.videos}
-    rows, number = store.rows, 0
-    for block, first, count in assembly.batches():
-        batch = compute.batch(block, first, count)
-        begin = store.block_range(block)[0] + first
-        for place in range(count):
-            video = videos.get(rows[begin + place].id)
-            if video is None:
-                compute.put(batch, place, Outcome("absent", "not in the dataset"))
-                continue
-            places[number] = (batch, place)
-            number += 1
-            yield task_of(split.root, video, config.sampling, config.frames, decoder=config.decoder)
+def _say_estimate(each: Estimate) -> None:
+    say(
+        f"tried {each.tried} clips: {1000 * each.decode:.0f} ms of a core to decode, {1000 * each.compute:.0f} ms to compute; "
+        f"about {each.seconds / 60:.1f} min in all"
+    )
 
 
-def provenance(config: ExtractConfig, device: torch.device, clips: int) -> dict[str, Any]:
+def provenance(config: ExtractConfig, product: Product, device: torch.device, clips: int) -> dict[str, Any]:
     """What made a block, beside what its fingerprint says: decoder, versions, machine, device, size of the device batches."""
     decoder = usable(config.decoder)
-    packages = ("fsar-cache", "torch", "timm", "numpy", *([PACKAGES[decoder]] if decoder in PACKAGES else []))
+    packages = (
+        "fsar-cache",
+        "torch",
+        *product.packages,
+        "numpy",
+        *([PACKAGES[decoder]] if decoder in PACKAGES else []),
+    )
     return {
         "decoder": decoder,
         "packages": {package: version(package) for package in packages},
         "host": platform.node(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
-        "weights": config.weights,
+        "weights": product.weights,
         "batch_clips": clips,
     }
 
 
-def _summary(store: FeatureStore, split: Split, config: ExtractConfig, end: Progress) -> Summary:
-    ids = [video.id for part in split.parts.values() for video in part.videos]
-    known, total = set(ids), len(ids)
-    failed = [(row["id"], row["reason"]) for row in store.failures() if row["id"] in known]
+def _summary(store: FeatureStore, mine: list[int], rows: list[Row], config: ExtractConfig, end: Progress) -> Summary:
+    inside = {number for block in mine for number in range(*store.block_range(block))}
+    numbers = store.numbers_of(rows).tolist()
+    known = {row.id for row, number in zip(rows, numbers, strict=True) if number in inside}
+    total = len(known)
+    reasons = {row["id"]: row["reason"] for row in store.failures() if row["id"] in known}
+    failed = list(reasons.items())
     if len(failed) > config.max_failures * total:
         shown = "".join(f"\n  {name}: {reason}" for name, reason in failed[:10])
         more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
@@ -178,13 +190,12 @@ def _summary(store: FeatureStore, split: Split, config: ExtractConfig, end: Prog
             "Failed clips are tried again when their "
             "files appear or change, and at once by fsar-cache extract --retry-failed (with --time-limit SECONDS for slow ones)",
         )
+    damaged = {r["id"]: Damaged(r["id"], r["decoded"], r["claimed"], r["corrupt"]) for r in store.damaged()}
     return Summary(
         path=store.path,
         ok=total - len(failed),
         failed=failed,
-        damaged=[
-            Damaged(r["id"], r["decoded"], r["claimed"], r["corrupt"]) for r in store.damaged() if r["id"] in known
-        ],
+        damaged=[each for name, each in damaged.items() if name in known],
         made=end.done - end.skipped,
         skipped=end.skipped,
         seconds=end.seconds,

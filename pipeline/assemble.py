@@ -30,7 +30,7 @@ from pipeline.sources import FeatureSource, StoreSource
 from pipeline.unseen import require_unseen
 from splits.datasets import open_split
 from splits.episodes import EpisodeSampler
-from splits.types import Protocol, Split
+from splits.types import Part, Protocol, Split
 from splits.words import listed
 
 
@@ -68,6 +68,11 @@ def extract_command(dataset: str, features: Features) -> str:
         words += [f"--{name}", getattr(config, name)]
     for name in ("frames", "size", "sampling", "transform", "scaling"):
         words += ["--set", f"features.{name}={getattr(config, name)}"]
+    plain = ExtractConfig()
+    more = [name for name in ("dtype", "precision") if getattr(config, name) != getattr(plain, name)]
+    more += ["views", "view_seed", "train_sampling", "train_transform", "flip"] if config.views else []
+    for name in more:
+        words += ["--set", f"features.{name}={getattr(config, name)}"]
     return shlex.join(words)
 
 
@@ -83,34 +88,55 @@ class Workshop:
 
     def __init__(self, recipe: Recipe, places: Places, pool: DecodePool) -> None:
         self.recipe = recipe
-        config = extract_config(recipe.features)
-        self.backbone: Backbone = backbone_of(config)
-        self.spec: FeatureSpec = spec_of(config, self.backbone)
         self._places = places
         self._pool = pool
+        self.backbone: Backbone
+        self.spec: FeatureSpec
+        if recipe.features.store is not None:
+            self.spec = open_store(self._named_store(recipe.target.dataset)).spec
+            self.backbone = Backbone("", torch.nn.ModuleList(), {recipe.features.cut: 0}, {})
+        else:
+            config = extract_config(recipe.features)
+            self.backbone = backbone_of(config)
+            self.spec = spec_of(config, self.backbone)
 
-    def open(self, domain: Domain, part: str) -> Opened:
-        """The source of one partition.
+    def _named_store(self, dataset: str) -> Path:
+        """The store that the recipe names, of one dataset."""
+        return self._places.stores / open_split(dataset).name / str(self.recipe.features.store)
+
+    def open(self, domain: Domain, part: str, *, training: bool = False) -> Opened:
+        """The source of one partition; for training with the stored views that the recipe asks for.
 
         MissingError with the command that extracts it where there is no store, IntegrityError where the store's clips were cut from
         other files or spans than the dataset says now.
         """
         split = open_split(domain.dataset)
         chosen = split.part(part)
+        views = self.recipe.features.views if training else 0
         source: FeatureSource
         if self.recipe.features.cut == "video":
             source = LiveSource(split, chosen, self.recipe.features, self.spec, self._pool)
         else:
-            path = store_path(self._places.stores, split.name, self.spec)
-            extract = extract_command(domain.dataset, self.recipe.features)
-            self._require_store(path, domain.dataset, extract)
-            store = open_store(path)
-            store.require_origins(rows_of(replace(split, parts={part: chosen})))
-            source = StoreSource(store, chosen, extract=extract)
+            source = self._stored(split, chosen, domain.dataset, views)
         strange = sorted(set(domain.exclude) - {video.id for p in split.parts.values() for video in p.videos})
         if strange:
             raise MissingError(f"no clip {strange[0]!r} in {domain.dataset}, yet the recipe excludes it")
         return Opened(source, split, source.excluded | frozenset(domain.exclude))
+
+    def _stored(self, split: Split, part: Part, dataset: str, views: int) -> StoreSource:
+        """The stored rows of a partition, of the store that the recipe's settings or its `store` name."""
+        features = self.recipe.features
+        if features.store is not None:
+            store = open_store(self._named_store(dataset))
+            self.spec.require_same(store.spec, f"the features of {self.recipe.target.dataset}", f"those of {dataset}")
+            return StoreSource(store, part, extract="fsar-cache store import-features --help", views=views)
+        path = store_path(self._places.stores, split.name, self.spec)
+        extract = extract_command(dataset, features)
+        self._require_store(path, dataset, extract)
+        store = open_store(path)
+        config = replace(extract_config(features), views=views)
+        store.require_origins(rows_of(replace(split, parts={part.name: part}), config))
+        return StoreSource(store, part, extract=extract, views=views)
 
     def _require_store(self, path: Path, dataset: str, hint: str) -> None:
         if path in stores_under(path.parent):
@@ -129,11 +155,11 @@ class Workshop:
         """
         recipe, train = self.recipe, self.recipe.train
         require_unseen(recipe)
-        source = self.open(recipe.source, recipe.source.part)
+        source = self.open(recipe.source, recipe.source.part, training=True)
         identity: dict[str, Any] = {"source": source.identity()}
         target = None
         if train.unlabelled and recipe.target.unlabelled is not None:
-            target = self.open(recipe.target, recipe.target.unlabelled)
+            target = self.open(recipe.target, recipe.target.unlabelled, training=True)
             target.source.spec.require_same(source.source.spec, target.split.name, source.split.name)
             identity["unlabelled"] = target.identity()
         sampler = EpisodeSampler(

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from extract import defaults
 from fsar_cache import places
 from fsar_cache.canonical import digest
 from fsar_cache.console import say
 from fsar_cache.errors import MissingError, UsageError, nearest
+from fsar_cache.settings import build, override
 from pipeline.recipe import Domain, Features, Recipe, load_recipe, recipe_of_head
 from splits.datasets import open_split
 
@@ -47,12 +49,33 @@ def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
     return made
 
 
-def settle_features(recipe: str | None, head: str | None, sets: Sequence[str]) -> Features:
-    """The features of the recipe that `load` gives; said aloud."""
+def settle_features(
+    recipe: str | None, head: str | None, sets: Sequence[str], backbone: str | None = None, kind: str = "features"
+) -> Features:
+    """The features that an extraction makes; said aloud.
+
+    Those of the recipe that `load` gives; where a command names only another backbone than the default recipe's, or another kind than
+    features, what fits that. `sets` have the last word.
+    """
     # what normalises features is no matter of their extraction, so it must not forbid a cut there
     made = load(recipe, head, [*sets, 'features.normalise="none"'])
-    say(f"features of recipe {made.name}{_why(recipe, head)}: {_words(made.features)}")
-    return made.features
+    if recipe or head or (kind == "features" and backbone in (None, load(None, None, ()).features.backbone)):
+        say(f"features of recipe {made.name}{_why(recipe, head)}: {_words(made.features)}")
+        return made.features
+    name = backbone or (defaults.TEXT if kind == "text" else "")
+    fitting = defaults.FLOW if kind == "flow" else {"backbone": name, **defaults.features_of(name)}
+    features = build(Features, override({"features": fitting}, sets)["features"], "features")
+    say(f"{kind}: {_kind_words(features, kind)}")
+    return features
+
+
+def _kind_words(features: Features, kind: str) -> str:
+    f = features
+    if kind == "flow":
+        return f"{f.flow.estimator}, pairs {f.flow.pair}, {f.frames} fields of {f.size} pixels by {f.transform}"
+    if kind == "text":
+        return f"{f.backbone}, weights {f.weights}, prompt {f.prompt!r}"
+    return f"what fits {f.backbone}: {_words(f)}"
 
 
 def _why(recipe: str | None, head: str | None) -> str:
@@ -62,6 +85,7 @@ def _why(recipe: str | None, head: str | None) -> str:
 def _words(features: Features) -> str:
     f = features
     words = f"{f.backbone}, weights {f.weights}, cut {f.cut}, {f.frames} frames of {f.size} pixels"
+    words += f", {f.views} training views" if f.views else ""
     return words if f.normalise == "none" else f"{words}, normalised {f.normalise}"
 
 

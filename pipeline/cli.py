@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -14,8 +13,25 @@ from fsar_cache import __version__
 from fsar_cache.console import say
 from fsar_cache.errors import EXIT_CODES, Interrupted
 from pipeline import cli_list, cli_store
-from pipeline.cli_common import AsJson, examples, print_json
+from pipeline.cli_common import (
+    AsJson,
+    Backbone,
+    Cut,
+    Device,
+    HeadName,
+    MaxFailures,
+    RecipeName,
+    RunName,
+    Sets,
+    Weights,
+    Workers,
+    examples,
+    feature_settings,
+    print_json,
+    setting,
+)
 from pipeline.cli_end import Results, answer, code_of
+from pipeline.cli_extract import EXAMPLES, extract
 
 app = typer.Typer(
     name="fsar-cache",
@@ -28,31 +44,6 @@ app = typer.Typer(
 )
 app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_list.app, name="list")
-
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="change a setting of the recipe, e.g. train.lr=0.0003"),
-]
-RecipeName = Annotated[
-    str | None, typer.Option("--recipe", help="a recipe's name (fsar-cache list recipes) or a TOML file")
-]
-HeadName = Annotated[str | None, typer.Option("--head", help="a head's name; its recipe fills in the rest")]
-RunName = Annotated[str | None, typer.Option("--run", help="name of the run's folder under runs/, or a path")]
-Backbone = Annotated[str | None, typer.Option(help="fsar-cache list backbones")]
-Weights = Annotated[str | None, typer.Option(help="timm:NAME, file:PATH or random:SEED")]
-Cut = Annotated[str | None, typer.Option(help="fsar-cache list cuts")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
-MaxFailures = Annotated[float, typer.Option(min=0, max=1, help="share of failed clips above which it ends with code 5")]
-Workers = Annotated[int, typer.Option(min=0, help="decode processes (0: as many as cores)")]
-
-
-def _set(name: str, value: Any) -> list[str]:
-    """`value` as a `--set` assignment, or nothing where the option was not given."""
-    return [] if value is None else [f"{name}={json.dumps(value)}"]
-
-
-def _features(backbone: str | None, weights: str | None, cut: str | None) -> list[str]:
-    return _set("features.backbone", backbone) + _set("features.weights", weights) + _set("features.cut", cut)
 
 
 @app.callback(invoke_without_command=True)
@@ -82,39 +73,7 @@ def synth(
         print_json(made)
 
 
-@app.command(epilog=examples("extract synth", "extract csv:clips.csv --weights timm:resnet18.a1_in1k --dry-run"))
-def extract(
-    dataset: Annotated[
-        str, typer.Argument(help="synth, synth-source, ..., folder:PATH or csv:PATH (fsar-cache list datasets)")
-    ],
-    recipe: RecipeName = None,
-    head: HeadName = None,
-    backbone: Backbone = None,
-    weights: Weights = None,
-    cut: Cut = None,
-    sets: Sets = None,
-    workers: Workers = 0,
-    decoder: Annotated[str, typer.Option(help="auto, decord or pyav")] = "auto",
-    device: Device = "auto",
-    backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "zarr",
-    max_failures: MaxFailures = 0.02,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="try failed clips again even if their files are the same as then")
-    ] = False,
-    time_limit: Annotated[int, typer.Option(min=1, help="seconds that decoding one clip may take")] = 60,
-    batch_clips: Annotated[int, typer.Option(min=0, help="clips per device batch (0: as suits the device)")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Decode videos, run the frozen part of the backbone, and store the features; resumes by itself."""
-    from pipeline import choose, stages
-
-    features = choose.settle_features(recipe, head, [*_features(backbone, weights, cut), *(sets or [])])
-    how = {"workers": workers, "decoder": decoder, "device": device, "backend": backend, "max_failures": max_failures}
-    how |= {"time_limit": float(time_limit), "batch_clips": batch_clips}
-    made = stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed)
-    if as_json:
-        print_json(made)
+app.command(epilog=EXAMPLES)(extract)
 
 
 @app.command(epilog=examples("train --head gslta", "train --recipe demo --set train.iterations=500 --run short"))
@@ -135,8 +94,10 @@ def train(
     """Train a head on episodes of cached features; continues an interrupted run exactly where it stopped."""
     from pipeline import choose, stages
 
-    changes = _set("source.dataset", source) + _set("target.dataset", target) + _set("train.iterations", iterations)
-    changes += [*_features(backbone, weights, cut), *(sets or [])]
+    changes = (
+        setting("source.dataset", source) + setting("target.dataset", target) + setting("train.iterations", iterations)
+    )
+    changes += [*feature_settings(backbone, weights, cut), *(sets or [])]
     chosen = choose.settle(recipe, head, changes)
     made = stages.train(chosen, choose.run_folder(chosen, run, changes), device=device)
     if as_json:
@@ -179,10 +140,10 @@ def evaluate(
     """Measure the accuracy of a trained run, or of a head that needs no training, on episodes of the target."""
     from pipeline import evaluating
 
-    changes = _set("target.dataset", target) + _set("source.dataset", source)
+    changes = setting("target.dataset", target) + setting("source.dataset", source)
     for name, value in (("way", way), ("shot", shot), ("query", query), ("episodes", episodes), ("seed", seed)):
-        changes += _set(f"eval.{name}", value)
-    changes += _features(backbone, weights, cut)
+        changes += setting(f"eval.{name}", value)
+    changes += feature_settings(backbone, weights, cut)
     made = evaluating.evaluate(recipe, head, run, [*changes, *(sets or [])], checkpoint=checkpoint, device=device)
     print_json(made) if as_json else typer.echo(evaluating.headline(made))
 

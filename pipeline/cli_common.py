@@ -1,4 +1,4 @@
-"""What the commands share: the --json option, printing JSON, and examples for --help."""
+"""What the commands share: options, settings made of options, printing JSON, and examples for --help."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ import typer
 from fsar_cache.canonical import plain
 
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="change a setting of the recipe, e.g. train.lr=0.0003"),
+]
+RecipeName = Annotated[
+    str | None, typer.Option("--recipe", help="a recipe's name (fsar-cache list recipes) or a TOML file")
+]
+HeadName = Annotated[str | None, typer.Option("--head", help="a head's name; its recipe fills in the rest")]
+RunName = Annotated[str | None, typer.Option("--run", help="name of the run's folder under runs/, or a path")]
+Backbone = Annotated[str | None, typer.Option(help="fsar-cache list backbones")]
+Weights = Annotated[str | None, typer.Option(help="timm:NAME, openclip:NAME, file:PATH or random:SEED")]
+Cut = Annotated[str | None, typer.Option(help="fsar-cache list cuts")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+MaxFailures = Annotated[float, typer.Option(min=0, max=1, help="share of failed clips above which it ends with code 5")]
+Workers = Annotated[int, typer.Option(min=0, help="decode processes (0: as many as cores)")]
 
 
 def examples(*commands: str) -> str:
@@ -20,3 +35,13 @@ def examples(*commands: str) -> str:
 def print_json(value: Any) -> None:
     """Plain data, dataclasses included, as JSON on stdout."""
     typer.echo(json.dumps(plain(value), indent=1, ensure_ascii=False))
+
+
+def setting(name: str, value: Any) -> list[str]:
+    """`value` as a `--set` assignment, or nothing where the option was not given."""
+    return [] if value is None else [f"{name}={json.dumps(value)}"]
+
+
+def feature_settings(backbone: str | None, weights: str | None, cut: str | None) -> list[str]:
+    """The three options as settings, as far as they were given."""
+    return setting("features.backbone", backbone) + setting("features.weights", weights) + setting("features.cut", cut)

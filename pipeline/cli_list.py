@@ -9,6 +9,7 @@ from pipeline.cli_common import AsJson, examples, print_json
 CUTS = {
     "video": "nothing is stored; decode and everything after it run live, with fresh views in training",
     "frames": "decoded frames, uint8; the whole backbone runs online and can be trained",
+    "blockN": "what enters block N of a transformer or ResNet (block10: the first ten blocks are frozen); the rest runs online",
     "map": "the last convolutional map of every frame; pooling runs online",
     "pooled": "one vector per frame; nothing of the backbone runs online",
 }
@@ -41,10 +42,10 @@ def heads(as_json: AsJson = False) -> None:
 
 @app.command(epilog=examples("list backbones", "list backbones --json"))
 def backbones(as_json: AsJson = False) -> None:
-    """Frame networks, with the cuts each one has."""
-    from extract.backbone import BACKBONES
+    """Frame and video networks, with the cuts each one has."""
+    from extract.defaults import CUTS as OF_BACKBONE
 
-    _print({name: "cuts: " + ", ".join(BACKBONES.get(name)("random:0").cuts) for name in BACKBONES}, as_json)
+    _print({name: f"cuts: {cuts}" for name, cuts in OF_BACKBONE.items()}, as_json)
 
 
 @app.command(epilog=examples("list cuts", "list cuts --json"))

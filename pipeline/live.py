@@ -31,6 +31,7 @@ class LiveSource:
         self._root = split.root
         self._features = features
         self._pool = pool
+        self._flip = split.flips if features.flip == "auto" else features.flip == "on"
 
     def fetch(self, positions: Ints, *, training: bool, keys: U64) -> Tensor:
         """Decode, choose frames and transform the clips at `positions`; see `FeatureSource.fetch`."""
@@ -45,6 +46,7 @@ class LiveSource:
                 transform=f.train_transform if training else f.transform,
                 size=f.size,
                 keys=[(key,) for key in keys.tolist()] if training else None,
+                flip=self._flip,
             )
         except MissingError as error:
             hint = (

@@ -2,43 +2,61 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from extract.flow_settings import FlowSettings
 from fsar_cache.errors import UsageError, unknown
 from fsar_cache.files import read_json
 from fsar_cache.settings import build, override, read_toml
 from splits.episodes import MinClass, UnlabelledSampling
 from splits.types import Protocol
 
-Cut = Literal["pooled", "map", "frames", "video"]
+
+CUTS = ("pooled", "map", "frames", "video")
+"""The cuts beside those that enter a numbered block; which of them a backbone has, it says itself."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """How pixels become what the head consumes. cut: what the store holds; "video" decodes live, without a store.
+    """How pixels become what the head consumes. cut: what the store holds, one of the backbone's; "video" decodes live, without a store.
 
-    The train_* rules are used by live training only: a store holds the evaluation view, so training from it augments nothing.
+    The train_* rules, view_seed and flip say how training views are drawn: afresh by live training, and `views` of them per clip by a store
+    (0: training from a store sees the evaluation view). store: the folder of a store made in another way, instead of one extracted by
+    these settings; its rows go to the head as they are.
     """
 
     backbone: str = "resnet18"
     weights: str = "random:0"
-    cut: Cut = "pooled"
+    cut: str = "pooled"
     frames: int = 8
     size: int = 224
     sampling: str = "gslta-test"
-    train_sampling: str = "gslta-train"
     transform: str = "gslta-eval"
-    train_transform: str = "gslta-train"
     scaling: str = "auto"
+    dtype: Literal["auto", "float32", "float16"] = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    views: int = 0
+    view_seed: int = 0
+    train_sampling: str = "gslta-train"
+    train_transform: str = "gslta-train"
+    flip: Literal["auto", "on", "off"] = "auto"
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    prompt: str = "a photo of {}"
     normalise: Literal["none", "centre-source-std"] = "none"
+    store: str | None = None
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or self.size < 1:
-            raise ValueError(f"frames and size must be positive, got {self.frames} and {self.size}")
-        if self.normalise != "none" and self.cut in ("frames", "video"):
+        if self.frames < 1 or self.size < 1 or self.views < 0:
+            raise ValueError(
+                f"frames and size must be positive and views not negative, got {self.frames}, {self.size} and {self.views}"
+            )
+        if self.cut not in CUTS and not re.fullmatch(r"block\d+", self.cut):
+            raise unknown("cut", self.cut, [*CUTS, "block0"])
+        if self.normalise != "none" and self.cut not in ("pooled", "map"):
             raise ValueError(
                 f"normalise = {self.normalise!r} needs a frozen backbone: cut pooled or map, not {self.cut}"
             )

@@ -50,10 +50,10 @@ class FeatureSource(Protocol):
 
 
 class StoreSource:
-    """Rows of a store: the evaluation view, in training too.
+    """Rows of a store: the evaluation view, and in training one of `views` stored training views (with 0 the evaluation view again).
 
-    load: "ram" reads the partition once, "mmap" reads rows when asked, "auto" chooses by size. Raises MissingError where clips of the
-    partition are not in the store or not extracted yet; `extract` is the command that extracts them.
+    load: "ram" reads the partition once, "mmap" reads rows when asked, "auto" chooses by size. Raises MissingError where clips or views
+    of the partition are not in the store or not extracted yet; `extract` is the command that extracts them.
     """
 
     ahead = 0
@@ -64,40 +64,48 @@ class StoreSource:
         part: Part,
         load: Literal["auto", "ram", "mmap"] = "auto",
         extract: str = "fsar-cache extract",
+        views: int = 0,
     ) -> None:
         self.part = part
         self.spec = store.spec
         self.store = store
-        rows = store.rows_of(part.ids)
-        planned = rows >= 0
-        ok = np.zeros(len(rows), bool)
-        ok[planned] = store.ok[rows[planned]]
-        failed = {i for i in np.flatnonzero(planned & ~ok) if _failed(store, int(rows[i]))}
-        undone = [part.ids[i] for i in np.flatnonzero(~ok) if i not in failed]
+        rows = np.stack([store.rows_of(part.ids, view) for view in range(views + 1)])
+        ok = np.where(rows >= 0, store.ok[rows], False)
+        failed = {i for v, i in np.argwhere((rows >= 0) & ~ok).tolist() if _failed(store, int(rows[v, i]))}
+        undone = [part.ids[i] for i in np.flatnonzero(~ok.all(axis=0)) if i not in failed]
         if undone:
+            what = f" with {views} training views" if views else ""
             raise MissingError(
-                f"{len(undone)} of {len(rows)} clips of {store.dataset}/{part.name} are not in the store {store.path}: "
+                f"{len(undone)} of {len(part.ids)} clips of {store.dataset}/{part.name} are not in the store {store.path}{what}: "
                 f"{', '.join(undone[:3])}{'...' if len(undone) > 3 else ''}",
                 hint=f"extract them (finished clips are kept): {extract}",
             )
         self.excluded = frozenset(part.ids[i] for i in failed)
-        self._rows = rows
-        in_ram = load == "ram" or (load == "auto" and int(ok.sum()) * self.spec.row_bytes <= RAM_LIMIT)
-        self._held = store.load(rows[ok]) if in_ram else None
-        self._place = np.cumsum(ok) - 1
-        self._place[~ok] = -1
+        self._rows, self._views = rows, views
+        usable = ok.all(axis=0)
+        in_ram = load == "ram" or (
+            load == "auto" and int(usable.sum()) * (views + 1) * self.spec.row_bytes <= RAM_LIMIT
+        )
+        self._held = [store.load(view[usable]) for view in rows] if in_ram else None
+        self._place = np.cumsum(usable) - 1
+        self._place[~usable] = -1
 
     def fetch(self, positions: Ints, *, training: bool, keys: U64) -> Tensor:
-        """Stored activations [n, ...]; a failed clip raises MissingError."""
-        del training, keys
+        """Stored activations [n, ...]; clip i is seen in view 1 + keys[i] mod views in training. A failed clip raises MissingError."""
         place = self._place[positions]
         if (place < 0).any():
             bad = self.part.ids[int(positions[place < 0][0])]
             raise MissingError(
                 f"the clip {bad!r} failed extraction; it has no features", hint="leave it out of the episodes"
             )
-        rows = self.store.read(self._rows[positions]) if self._held is None else self._held[place]
-        return as_tensor(rows)
+        view = np.zeros(len(positions), np.int64)
+        if training and self._views:
+            view = 1 + (keys % np.uint64(self._views)).astype(np.int64)
+        if self._held is None:
+            return as_tensor(self.store.read(self._rows[view, positions]))
+        if not view.any():
+            return as_tensor(self._held[0][place])
+        return as_tensor(np.stack([self._held[v][p] for v, p in zip(view.tolist(), place.tolist(), strict=True)]))
 
 
 def _failed(store: FeatureStore, row: int) -> bool:

@@ -53,13 +53,33 @@ def extract(
     """Extract every dataset that the name stands for; `how`: settings of ExtractConfig that don't change the bytes."""
     from pipeline.assemble import extract_config
 
-    if features.cut == "video":
+    kind = how.get("kind", "features")
+    if features.cut == "video" and kind == "features":
         raise UsageError("the cut 'video' stores nothing, it decodes live", hint="--cut frames stores decoded frames")
-    config = dataclasses.replace(extract_config(features), **how)
-    if ":" in dataset and features.weights.startswith("random:") and features.cut != "frames":
-        warn(f"weights {features.weights} have seen nothing; for real videos rather --weights timm:resnet18.a1_in1k")
-    names = expand(dataset)
-    return [(_plan if dry_run else _extract)(name, config, retry_failed) for name in names]
+    if features.store is not None:
+        raise UsageError(
+            f"the features are those of the store {features.store!r}, made in another way; nothing to extract",
+            hint="fsar-cache store import-features --help",
+        )
+    try:
+        config = dataclasses.replace(extract_config(features), **how)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if ":" in dataset and features.weights.startswith("random:") and features.cut != "frames" and kind != "flow":
+        better = "openclip:openai" if features.backbone.startswith("clip") else "timm:resnet18.a1_in1k"
+        warn(f"weights {features.weights} have seen nothing; for real videos rather --weights {better}")
+    work = _text if kind == "text" else _plan if dry_run else _extract
+    return [work(name, config, retry_failed) for name in expand(dataset)]
+
+
+def _text(name: str, config: Any, retry_failed: bool) -> Summary:
+    from extract.clip_text import extract_text
+
+    del retry_failed
+    made = extract_text(open_split(name), config, places.stores())
+    done = f"{made.made} classes into {made.path}" if made.made else f"nothing to do, {made.path} holds all {made.ok}"
+    say(f"extract {name} text: {done}")
+    return made
 
 
 def _plan(name: str, config: Any, retry_failed: bool) -> Plan:
@@ -94,12 +114,18 @@ def _extract(name: str, config: Any, retry_failed: bool) -> Summary:
         made = run_extraction(
             open_split(name), config, places.stores(), report=report, stop=stop, retry_failed=retry_failed
         )
+    word = "rows" if config.views else "clips"
     if made.made:
         say(
-            f"extract {name}: {made.made} clips in {made.seconds:.1f} s ({made.videos_per_second:.1f} clips/s) into {made.path}"
+            f"extract {name}: {made.made} {word} in {made.seconds:.1f} s ({made.videos_per_second:.1f} clips/s) into {made.path}"
         )
     else:
         say(f"extract {name}: nothing to do, {made.path} holds all {made.ok + len(made.failed)} clips")
+    if config.part != (1, 1):
+        whole = str(made.path).rpartition(".part-")[0]
+        say(
+            f"  this is part {config.part[0]} of {config.part[1]}; when all are done: fsar-cache store merge {whole}.part-* {whole}"
+        )
     for clip, reason in made.failed[:20]:
         warn(f"failed: {clip}: {reason}")
     if len(made.failed) > 20:
@@ -188,8 +214,9 @@ def _render_missing(datasets: Sequence[str]) -> None:
 def report(folder: Path) -> Path:
     """Write the run's page, unless it shows what the run holds already."""
     from pipeline.report import write_page
+    from pipeline.report_flow import flow_strips
 
-    page, written = write_page(folder, _example)
+    page, written = write_page(folder, _example, lambda *of: flow_strips(places.stores(), *of))
     say(f"report: {'written to' if written else 'nothing to do, it shows all that is in the run:'} {page}")
     return page
 

@@ -53,12 +53,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset cut into partitions ("train", "val", "test", or "all"); ids are unique over all of them."""
+    """A dataset cut into partitions ("train", "val", "test", or "all"); ids are unique over all of them.
+
+    flips: whether a mirrored clip keeps its class, as the dataset says; False where nobody knows.
+    """
 
     name: str
     root: Path
     parts: Mapping[str, Part]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    flips: bool = False
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

@@ -170,7 +170,7 @@ def test_an_error_in_a_compute_thread_ends_the_run(
     def broken(self: Any, batch: Any) -> None:
         raise ZeroDivisionError("in a thread")
 
-    monkeypatch.setattr("extract.compute.Compute._forward", broken)
+    monkeypatch.setattr("extract.compute.Compute._computed", broken)
     with pytest.raises(ZeroDivisionError, match="in a thread"):
         extract(good, SMALL, tmp_path)
     assert threading.active_count() == before
@@ -184,7 +184,7 @@ def test_features_that_the_dtype_cannot_hold_are_refused(
         backbone.stages[-1].register_forward_hook(lambda _, __, out: out * 1e6)
         return backbone
 
-    monkeypatch.setattr("extract.run.backbone_of", loud)
+    monkeypatch.setattr("extract.product.backbone_of", loud)
     with pytest.raises(IntegrityError, match="float16 can't hold"):
         extract(good, dataclasses.replace(SMALL, dtype="float16"), tmp_path)
 
@@ -358,7 +358,7 @@ def test_want_of_memory_is_no_failed_clip(
         real, calls = TRANSFORMS.get(SMALL.transform), iter(range(99))
         monkeypatch.setitem(TRANSFORMS._members, SMALL.transform, lambda *a: full() if next(calls) > 2 else real(*a))
     else:
-        monkeypatch.setattr("extract.compute.Compute._forward", full)
+        monkeypatch.setattr("extract.compute.Compute._computed", full)
     with pytest.raises(SpaceError, match="out of memory on cpu") as caught:
         extract(good, SMALL, tmp_path)
     assert caught.value.exit_code == 6

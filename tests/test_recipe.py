@@ -138,7 +138,20 @@ def test_features_and_extraction_settings_stay_in_step() -> None:
     """A setting of both has the same default, and each feature setting that decides bytes reaches the extraction."""
     ours, theirs = Features(), ExtractConfig()
     shared = {f.name for f in dataclasses.fields(Features)} & {f.name for f in dataclasses.fields(ExtractConfig)}
-    assert shared == {"backbone", "weights", "cut", "frames", "size", "sampling", "transform", "scaling"}
+    evaluation = {
+        "backbone",
+        "weights",
+        "cut",
+        "frames",
+        "size",
+        "sampling",
+        "transform",
+        "scaling",
+        "dtype",
+        "precision",
+    }
+    views = {"views", "view_seed", "train_sampling", "train_transform", "flip"}
+    assert shared == evaluation | views | {"flow", "prompt"}
     assert all(getattr(ours, name) == getattr(theirs, name) for name in shared)
     assert extract_config(Features(cut="video", size=64)) == ExtractConfig(cut="frames", size=64)
 

@@ -284,7 +284,11 @@ def test_a_missing_store_says_what_to_run_and_what_is_there_instead(world: World
 
 @pytest.mark.parametrize(
     "features",
-    [Features(), Features(size=64, frames=4, sampling="uniform", transform="squash", cut="map", scaling="imagenet")],
+    [
+        Features(),
+        Features(size=64, frames=4, sampling="uniform", transform="squash", cut="map", scaling="imagenet"),
+        Features(backbone="clip_vit_b16", cut="block6", dtype="float32", views=2, view_seed=3, flip="on"),
+    ],
 )
 def test_the_extract_command_of_a_hint_makes_exactly_these_features(
     features: Features, monkeypatch: pytest.MonkeyPatch
@@ -304,8 +308,8 @@ def test_unlabelled_clips_must_hold_the_same_features(
     """Two sources of different fingerprints never train together, however they were opened."""
     opened = Workshop.open
 
-    def other(self: Workshop, domain: Domain, part: str) -> Opened:
-        found = opened(self, domain, part)
+    def other(self: Workshop, domain: Domain, part: str, **how: bool) -> Opened:
+        found = opened(self, domain, part, **how)
         if part == "train" and "target" in domain.dataset:
             found.source.spec = spec_with(found.source.spec, cut="map")  # type: ignore[misc]
         return found

@@ -1,0 +1,94 @@
+"""`fsar-cache extract`: its options, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fsar_cache.errors import UsageError
+from pipeline.cli_common import (
+    AsJson,
+    Backbone,
+    Cut,
+    Device,
+    HeadName,
+    MaxFailures,
+    RecipeName,
+    Sets,
+    Weights,
+    Workers,
+    examples,
+    feature_settings,
+    print_json,
+    setting,
+)
+
+EXAMPLES = examples(
+    "extract synth",
+    "extract csv:clips.csv --weights timm:resnet18.a1_in1k --dry-run",
+    "extract synth --backbone videomae_vit_s --cut block10 --partition train",
+    "extract synth --kind flow",
+    "extract synth --kind text --backbone clip_vit_b16",
+)
+
+
+def extract(
+    dataset: Annotated[
+        str, typer.Argument(help="synth, synth-source, ..., folder:PATH or csv:PATH (fsar-cache list datasets)")
+    ],
+    recipe: RecipeName = None,
+    head: HeadName = None,
+    kind: Annotated[str, typer.Option(help="features, flow or text")] = "features",
+    backbone: Backbone = None,
+    weights: Weights = None,
+    cut: Cut = None,
+    views: Annotated[
+        int | None, typer.Option(min=0, help="training views per clip, beside the evaluation view")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or float16: as it is stored")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16: of the arithmetic")] = None,
+    sets: Sets = None,
+    partition: Annotated[list[str] | None, typer.Option(help="only clips of it; can be repeated")] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="only clips of it; can be repeated")] = None,
+    part: Annotated[
+        str, typer.Option(help="I/N: every N-th block, to divide the work; store merge joins the parts")
+    ] = "1/1",
+    engine: Annotated[str, typer.Option(help="local, or ray (pip install 'fsar-cache[ray]')")] = "local",
+    ray_address: Annotated[str, typer.Option(help="of a running Ray cluster; empty: start one here")] = "",
+    workers: Workers = 0,
+    decoder: Annotated[str, typer.Option(help="auto, pyav, decord or nvdec (fsar-cache list decoders)")] = "auto",
+    device: Device = "auto",
+    backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "zarr",
+    max_failures: MaxFailures = 0.02,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="try failed clips again even if their files are the same as then")
+    ] = False,
+    time_limit: Annotated[int, typer.Option(min=1, help="seconds that decoding one clip may take")] = 60,
+    batch_clips: Annotated[int, typer.Option(min=0, help="clips per device batch (0: as suits the device)")] = 0,
+    block_rows: Annotated[int, typer.Option(min=0, help="rows per block of a new store (0: some 16 MB of them)")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="go on where the disk looks too small")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decode videos, run the frozen part of the backbone, and store the features; resumes by itself."""
+    from pipeline import choose, stages
+
+    changes = feature_settings(backbone, weights, cut) + setting("features.views", views)
+    changes += setting("features.dtype", dtype) + setting("features.precision", precision)
+    features = choose.settle_features(recipe, head, [*changes, *(sets or [])], backbone, kind)
+    how: dict[str, Any] = {"workers": workers, "decoder": decoder, "device": device, "backend": backend}
+    how |= {"max_failures": max_failures, "time_limit": float(time_limit), "batch_clips": batch_clips}
+    how |= {"kind": kind, "partitions": tuple(partition or ()), "classes": tuple(classes or ()), "part": _part(part)}
+    how |= {"engine": engine, "ray_address": ray_address, "block_rows": block_rows, "force": force}
+    made = stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed)
+    if as_json:
+        print_json(made)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """The numbers of I/N; UsageError for anything else."""
+    one, slash, of = text.partition("/")
+    if not (slash and one.isdigit() and of.isdigit() and 1 <= int(one) <= int(of)):
+        raise UsageError(f"--part wants I/N with I from 1 to N, got {text!r}", hint="for example --part 2/4")
+    return int(one), int(of)
