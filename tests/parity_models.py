@@ -20,6 +20,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case
+from parity_clip import run_clip_text, run_clip_visual, run_st_adapter
 from parity_tamt import OURS as TAMT_BACKBONE
 from parity_tamt import run_tamt
 
@@ -299,6 +300,9 @@ RUNNERS: dict[str, Callable[[Case], Values]] = {
     "otam": run_otam,
     "gslta": run_gslta,
     "tamt": run_tamt,
+    "clip_visual": run_clip_visual,
+    "clip_text": run_clip_text,
+    "st_adapter": run_st_adapter,
 }
 PARTIAL: dict[str, tuple[str, ...]] = {"tamt": TAMT_BACKBONE}
 """Methods of which only these outputs are given, by a backbone; the others await the head."""
