@@ -1,7 +1,8 @@
 """Run every benchmark, print one table of ratios against their reach, keep the figures in bench/results.
 
 Each benchmark is a script beside this one that prints {"rows": [{"what", "value", "unit", "reach", "better"}], "detail": {...}} when
-called with --json; better is "lower" or "higher". All ratios are taken within one run, on one machine.
+called with --json, or {"skipped": reason} on a machine that lacks what it measures; better is "lower" or "higher". All ratios are taken
+within one run, on one machine.
 
     python bench/run.py            # all of them, about ten minutes on two cores
     python bench/run.py store      # one of them
@@ -14,7 +15,7 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,16 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def _version(package: str) -> str:
+    """Of an installed package; "" where it isn't."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -66,6 +75,9 @@ def main(names: list[str]) -> int:
     missed = 0
     for name in names or known:
         result = measure(name)
+        if "skipped" in result:  # figures kept from a machine that could measure it stay
+            table.add_row(name, result["skipped"], "", "", "[dim]skipped[/]")
+            continue
         (HERE / "results").mkdir(exist_ok=True)
         kept = {"machine": machine(), **result}
         (HERE / "results" / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
