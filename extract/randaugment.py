@@ -57,6 +57,11 @@ def _rotate(planes: Tensor, degrees: float) -> Tensor:
     return affine(planes, (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y))
 
 
+def _solarise(planes: Tensor, threshold: int) -> Tensor:
+    """Values from `threshold` (0..256) up inverted."""
+    return torch.where(planes.to(torch.int16) >= threshold, 255 - planes, planes)
+
+
 def _solarise_add(planes: Tensor, add: int) -> Tensor:
     """`add` more on the dark half (values below 128; the card gives no threshold), up to 255."""
     lighter = (planes.to(torch.int16) + add).clamp(max=255).to(torch.uint8)
@@ -75,7 +80,7 @@ OPS: dict[str, Callable[[Tensor, float, int], Tensor]] = {
     "invert": lambda planes, m, sign: tv.invert(planes),
     "rotate": lambda planes, m, sign: _rotate(planes, sign * 30 * m / 10),
     "posterise": lambda planes, m, sign: tv.posterize(planes, 4 - int(4 * m / 10)),
-    "solarise": lambda planes, m, sign: tv.solarize(planes, 256 - int(25.6 * m)),
+    "solarise": lambda planes, m, sign: _solarise(planes, 256 - int(25.6 * m)),
     "solarise-add": lambda planes, m, sign: _solarise_add(planes, int(11 * m)),
     "colour": _enhanced(tv.adjust_saturation),
     "contrast": _enhanced(tv.adjust_contrast),

@@ -166,9 +166,27 @@ def test_the_central_box_is_the_nearest_aspect() -> None:
     assert random_box(generator("strip"), 2, 2000, TAMT_CROP) is None
 
 
+def test_tamt_train_crops_the_area_and_aspects_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Area 0.08..1 of the frame, width / height 0.75..1.3333; read off frames whose values are their coordinates."""
+    for part in ("rand_augment", "erased"):
+        monkeypatch.setattr(augment, part, lambda frames, rng: frames.contiguous())
+    frames, found = coordinates(240, 250, 1), []
+    for i in range(1500):
+        got = TRANSFORMS.get("tamt-train")(frames, 64, generator("area", i), flip=False)[0].int()
+        high = int(got[-1, 0, 0] - got[0, 0, 0]) * 64 / 63
+        wide = int(got[0, -1, 1] - got[0, 0, 1]) * 64 / 63
+        found.append((high * wide / 60000, wide / high))
+    areas, aspects = np.array(found).T
+    assert 0.07 < areas.min() < 0.1
+    assert 0.9 < areas.max() < 1.01
+    assert 0.72 < aspects.min() < 0.78
+    assert 1.28 < aspects.max() < 1.38
+    assert abs(np.mean(aspects < 1) - 0.5) < 0.07
+
+
 def test_erasing_fills_one_box_in_a_quarter_of_the_clips() -> None:
     frames = torch.full((2, 60, 80, 3), 7, dtype=torch.uint8)
-    areas = []
+    areas, aspects = [], []
     for i in range(800):
         got = erased(frames, generator("erase", i))
         changed = (got != 7).any(-1)
@@ -178,24 +196,32 @@ def test_erasing_fills_one_box_in_a_quarter_of_the_clips() -> None:
             assert box.float().mean() > 0.95  # noise that happens to be 7 in all channels is rare
             assert not torch.equal(got[0], got[1])
             areas.append(box[0].numel() / 4800)
+            aspects.append(box.shape[2] / box.shape[1])
     assert (frames == 7).all()
     assert abs(len(areas) - 200) < 4 * np.sqrt(150)
     assert 0.015 < min(areas) < 0.06
     assert 0.28 < max(areas) < 0.345
+    assert 0.24 < min(aspects) < 0.4
+    assert 2.5 < max(aspects) < 4
 
 
 def test_erasing_noise_is_normal_in_the_normalised_pixels() -> None:
-    """Median and quartiles, which clipping leaves alone, back through ImageNet's normalisation: those of the standard normal."""
+    """The share of values below the quartiles of the standard normal (which clipping leaves alone), in ImageNet's normalisation."""
     found = []
     for i in range(60):
-        got = erased(torch.full((8, 64, 64, 3), 7, dtype=torch.uint8), generator("noise", i))
+        got = erased(torch.full((4, 48, 48, 3), 7, dtype=torch.uint8), generator("noise", i))
         rows, columns = ((got != 7).any(-1).all(0).any(axis).nonzero().flatten() for axis in (1, 0))
         if len(rows):
             found.append(got[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].reshape(-1, 3).numpy())
-    pixels = np.concatenate(found) / 255
-    assert len(pixels) > 20_000
-    normal = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    assert np.abs(np.quantile(normal, [0.25, 0.5, 0.75], axis=0).T - [-0.6745, 0, 0.6745]).max() < 0.03
+    pixels = np.concatenate(found)
+    assert len(pixels) > 10_000
+    for quartile, share in ((-0.6745, 0.25), (0, 0.5), (0.6745, 0.75)):
+        border = 255 * (np.array([0.485, 0.456, 0.406]) + quartile * np.array([0.229, 0.224, 0.225]))
+        low, high = (
+            (pixels <= np.floor(border) + shift).mean(0) for shift in (-1, 1)
+        )  # rounded values: share between these
+        assert (low - 0.015 < share).all()
+        assert (share < high + 0.015).all()
 
 
 def test_tamt_train_is_augment_crop_flip_erase_in_the_documented_order() -> None:
