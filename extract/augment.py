@@ -142,7 +142,7 @@ def erased(frames: Tensor, rng: np.random.Generator) -> Tensor:
     """With probability 0.25 one box of uint8 [T, H, W, 3], the same in all frames, filled with noise; a contiguous copy.
 
     The published code fills with standard normal noise after the normalisation with ImageNet's mean and deviation. On pixels that is
-    255 (mean + deviation noise), here rounded and clipped to 0..255 (about 4 values in 100 are clipped).
+    255 (mean + deviation noise), here rounded and clipped to 0..255 (about 3 values in 100 are clipped).
     Draws: coin; `random_box` (area 0.02..1/3, aspect 0.3..1/0.3, 100 tries; none fits: nothing is erased); noise [T, h, w, 3].
     """
     frames = frames.clone(memory_format=torch.contiguous_format)
