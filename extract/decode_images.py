@@ -33,7 +33,7 @@ def decode_images(path: Path, choose: Choose, span: Span) -> Decoded:
     Raises DecodeError where there is no such folder, no image in it, or no order among them; for spans (images have no times); for a
     chosen image that can't be decoded or has another size than the first.
     """
-    if not frames.is_folder(path):
+    if not frames.means_folder(path):
         raise DecodeError(f"{path.name}: no folder of images", hint="use --decoder auto for video files")
     if span != Span():
         raise DecodeError(f"{path.name}: a folder of images has no times to cut by")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from extract.probe import DecodeError, Ints, Seconds, reason
 from fsar_cache.errors import MissingError
 from fsar_cache.registry import Registry
-from splits.frames import is_folder
+from splits.frames import means_folder
 
 PIXELS: dict[str, Any] = {"contract": "sequential-rgb24-rotated", "version": 1, "images": "pillow-rgb"}
 """The decoder's part of a fingerprint: which pixels, whatever exact decoder made them. images: those of folders of frames."""
@@ -79,6 +79,8 @@ DECODERS: Registry[Decoder] = Registry(
 AUTO = "pyav"
 """What "auto" means. PyAV with our index is exact on every kind of file tested, sees damage, and holds against what decodes as
 exactly (bench/bench_decode.py)."""
+ROOM = 1 << 28
+"""Bytes that no single picture takes. Where they are to be had, want of memory is a damaged header's fault and not the machine's."""
 PACKAGES = {"pyav": "av", "decord": "decord", "nvdec": "PyNvVideoCodec", "nvdec-torchcodec": "torchcodec"}
 """decoder -> the package that it needs."""
 
@@ -120,12 +122,27 @@ def decode(
     Only wanted frames are converted to RGB, and decoding starts at the nearest key frame where the file's time stamps are sound.
     decoder: "auto" (see `AUTO`), "pyav", "decord", "nvdec", or another registered name.
     Raises DecodeError (exit 3) for anything that prevents frames: a missing, empty or foreign file, no video in it, nothing that decodes,
-    frames lost to damage, an empty span, a file on which the named decoder isn't exact.
+    frames lost to damage, an empty span, a file on which the named decoder isn't exact. MemoryError where the machine has none left.
     """
     name = AUTO if decoder == "auto" else decoder
-    if is_folder(Path(path)):
+    if means_folder(Path(path)):
         name = "images"
-    return DECODERS.get(name)(Path(path), choose, Span(start, end))
+    decoder_of = DECODERS.get(name)
+    try:
+        return decoder_of(Path(path), choose, Span(start, end))
+    except MemoryError as error:
+        if not has_room():
+            raise
+        raise DecodeError(f"{Path(path).name}: asks for more memory than any video needs: damaged") from error
+
+
+def has_room() -> bool:
+    """Whether this process may still take `ROOM` bytes."""
+    try:
+        np.empty(ROOM, np.uint8)
+    except MemoryError:
+        return False
+    return True
 
 
 def chosen(choose: Choose, inside: Ints) -> Ints:

@@ -51,7 +51,7 @@ def _read(path: Path) -> Archive:
     try:
         file = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise OSError(errno.EINVAL, f"no readable zip: {error}") from error
+        raise OSError(errno.EINVAL, f"{path.name} is no readable zip: {error}") from error
     folders: dict[str, Below] = {"": {}}
     for entry in file.infolist():
         folder, _, name = entry.filename.rpartition("/")
@@ -82,6 +82,11 @@ def in_zip(path: Path) -> tuple[Path, str] | None:
             inner = path.relative_to(here).as_posix()
             return here, "" if inner == "." else inner
     return None
+
+
+def means_folder(path: Path) -> bool:
+    """Whether `path` is a folder, or leads into a file that calls itself a zip, whatever is there."""
+    return os.path.isdir(path) or in_zip(path) is not None
 
 
 def is_folder(path: Path) -> bool:

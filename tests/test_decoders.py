@@ -17,7 +17,7 @@ import videos
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from extract import decode_pyav
+from extract import decode_pyav, decoders
 from extract.decoders import DECODERS, decode, usable
 from extract.probe import DecodeError, open_video, probe
 from extract.sampling import SAMPLING
@@ -284,6 +284,7 @@ def test_want_of_memory_is_no_fault_of_the_file(clip: Callable[[str], Path], mon
     def full(*_: object, **__: object) -> None:
         raise av.error.MemoryError(12, "Cannot allocate memory")
 
+    monkeypatch.setattr(decoders, "has_room", lambda: False)
     monkeypatch.setattr(decode_pyav, "_rgb", full)
     for name in ("h264 B", "h264 raw"):  # by index, and sequentially
         with pytest.raises(MemoryError):
@@ -291,6 +292,26 @@ def test_want_of_memory_is_no_fault_of_the_file(clip: Callable[[str], Path], mon
     monkeypatch.setattr(av, "open", full)
     with pytest.raises(MemoryError):
         decode(clip("h264 B"), np.arange)
+
+
+def test_a_header_that_asks_for_absurd_memory_is_the_files_fault(tmp_path: Path) -> None:
+    path = videos.write(tmp_path / "a.mp4", frames=5, size=SMALL, options={"movflags": "faststart"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"avc1", data.index(b"stsd")) - 4] = 0x10  # the size of what describes the coding
+    path.write_bytes(data)
+    with pytest.raises(MemoryError), av.open(str(path)):
+        pass
+    with pytest.raises(DecodeError, match="asks for more memory than any video needs: damaged"):
+        decode(path, np.arange)
+
+
+def test_a_machine_without_memory_has_no_room() -> None:
+    code = (
+        "import resource; from extract.decoders import has_room; assert has_room();"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 27),) * 2); assert not has_room()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])

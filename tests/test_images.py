@@ -212,7 +212,7 @@ def test_frames_in_a_zip(method: int, tmp_path: Path) -> None:
         inside, outside = decode(file / "top" / video, np.arange), decode(tmp_path / "data" / video, np.arange)
         assert np.array_equal(inside.frames, outside.frames)
         assert file_size(file / "top" / video) == file_size(tmp_path / "data" / video)
-    with pytest.raises(DecodeError, match=r"no folder|no such file"):
+    with pytest.raises(DecodeError, match=r"v9: can't be read: no folder 'top/walk/v9' in DATA.zip"):
         decode(file / "top" / "walk" / "v9", np.arange)
     with pytest.raises(DecodeError, match="no image in it"):
         decode(file / "top" / "walk", np.arange)
@@ -233,7 +233,7 @@ def test_damage_in_a_zip_ends_the_clip_with_the_image_named(tmp_path: Path) -> N
         decode(file / "c" / "v", np.arange)
     assert len(decode(file / "c" / "v", lambda n: np.arange(4)).frames) == 4
     file.write_bytes(data[: len(data) // 2])
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError, match=r"v: can't be read: DATA.zip is no readable zip"):
         decode(file / "c" / "v", np.arange)
     assert file_size(file / "c" / "v") == -1
 
