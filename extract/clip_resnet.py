@@ -23,8 +23,12 @@ NAME = "clip_rn50"
 
 
 def images(x: Tensor) -> Tensor:
-    """[B, T, C, H, W] as B*T images, always channels last in memory: the last bits of what convolutions give depend on that order."""
-    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    """[B, T, C, H, W] as B*T images, always channels last in memory: the last bits of what convolutions give depend on that order.
+
+    They also depend on the stride of a single image, which `contiguous` leaves as it is: hence the way over one axis.
+    """
+    last = x.flatten(0, 1).permute(0, 2, 3, 1)
+    return last.reshape(-1).view(last.shape).permute(0, 3, 1, 2)
 
 
 def clips(x: Tensor, like: Tensor) -> Tensor:

@@ -30,8 +30,8 @@ class Pool(nn.Module):
     """[B, T, C, h, w] to the mean over space, [B, T, C]."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Mean over h and w."""
-        return maps.mean(dim=(3, 4))
+        """Mean over h and w, always in plain memory order: the last bits of a sum depend on it, and a store gives maps back in it."""
+        return maps.contiguous().mean(dim=(3, 4))
 
 
 def trunk(backbone: Backbone) -> nn.Module:
