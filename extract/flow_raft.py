@@ -34,7 +34,7 @@ class RaftFlow(FlowEstimator):
         if settings.size < LEAST:
             raise UsageError(
                 f"{settings.estimator} needs frames of at least {LEAST} pixels a side, flow.size is {settings.size}",
-                hint=f"--set flow.size={2 * LEAST}, or --set flow.estimator=dis_medium",
+                hint=f"--set features.flow.size={2 * LEAST}, or --set features.flow.estimator=dis_medium",
             )
         self._updates = settings.raft_updates
         self._net = raft(settings.estimator, settings.raft_weights)
@@ -80,7 +80,7 @@ def raft(name: str, weights: str) -> nn.Module:
     if source not in ("random", "file", "torchvision") or not rest or (source == "random" and not rest.isdigit()):
         raise UsageError(
             f"RAFT weights {weights!r} are not random:SEED, file:PATH or torchvision:NAME",
-            hint="for example --set flow.raft_weights=torchvision:default",
+            hint="for example --set features.flow.raft_weights=torchvision:default",
         )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rest) if source == "random" else 0)
@@ -110,7 +110,7 @@ def _published(name: str, entry: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise MissingError(
             f"the weights {path.stem} of {name} could not be fetched: {error}",
-            hint="connect to the network once, or use weights you have: --set flow.raft_weights=file:PATH "
+            hint="connect to the network once, or use weights you have: --set features.flow.raft_weights=file:PATH "
             "(flow.estimator=dis_medium needs none)",
         ) from error
     return path

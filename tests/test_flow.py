@@ -169,6 +169,18 @@ def test_raft_does_not_depend_on_the_batch_or_the_thread(raft_small: RaftFlow) -
         assert (found[i][0] - together[i]).abs().max() < 1e-3 * together.abs().max()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_raft_on_an_accelerator_gives_the_fields_of_the_cpu(raft_small: RaftFlow) -> None:
+    first, second = moved(2, 1)
+    expected = raft_small(first, second)
+    there = flow_estimator(RAFT)
+    there.to(torch.device("cuda"))
+    found = there(first.cuda(), second.cuda())
+    assert found.is_cuda
+    assert (found.cpu() - expected).abs().max() < 1e-2 * expected.abs().max()
+    assert torch.equal(found, there(first.cuda(), second.cuda()))
+
+
 def test_raft_refuses_what_is_too_small(raft_small: RaftFlow) -> None:
     with pytest.raises(UsageError, match="at least 128"):
         flow_estimator(replace(RAFT, size=112))
