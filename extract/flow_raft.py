@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from extract.flow import FlowEstimator
 from extract.flow_settings import FlowSettings
-from extract.weights import load_strictly, read_tensors, weight_hash
+from extract.weights import drawn, load_strictly, read_tensors, seed_of, weight_hash
 from fsar_cache.errors import MissingError, UsageError, unknown
 
 LEAST = 128
@@ -77,17 +77,15 @@ def raft(name: str, weights: str) -> nn.Module:
     from torchvision.models import optical_flow
 
     source, _, rest = weights.partition(":")
-    if source not in ("random", "file", "torchvision") or not rest or (source == "random" and not rest.isdigit()):
+    if source not in ("random", "file", "torchvision") or not rest:
         raise UsageError(
             f"RAFT weights {weights!r} are not random:SEED, file:PATH or torchvision:NAME",
             hint="for example --set features.flow.raft_weights=torchvision:default",
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(rest) if source == "random" else 0)
-        net: nn.Module = getattr(optical_flow, name)(weights=None)
+    net = drawn(lambda: getattr(optical_flow, name)(weights=None), seed_of(rest) if source == "random" else 0)
     if source != "random":
         path = Path(rest) if source == "file" else _published(name, rest)
-        load_strictly(net, read_tensors(path), str(path))
+        load_strictly(net, read_tensors(path), str(path), unused=(), layout=f"torchvision's of {name}")
     return net.eval()
 
 
