@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
 from cache.store import DTYPES, create
 from fsar_cache.errors import FailedVideosError, IntegrityError, MissingError, UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ def import_features(
     more than `max_failures` of the clips have no array, IntegrityError where arrays differ in shape or dtype; later: IntegrityError
     where an array is damaged or not finite, or not what the store has of its clip.
     """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"the name {name!r} can't be part of a folder's", hint="letters, digits, and . _ - between them"
+        )
     with open_arrays(source) as arrays:
         wanted = {row.id for row in rows}
         known = [row.id for row in rows if row.id in arrays.ids]

@@ -1,4 +1,4 @@
-"""`fsar-cache store`: look at feature stores, check their bytes, change their format."""
+"""`fsar-cache store`: look at feature stores, check their bytes, change their format (what joins and shares them: `cli_pack`)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fsar_cache.errors import IntegrityError
+from fsar_cache.canonical import plain
+from fsar_cache.errors import IntegrityError, MissingError
+from pipeline import cli_pack
 from pipeline.cli_common import AsJson, examples, print_json
 
 if TYPE_CHECKING:
     from cache.features import FeatureStore
+    from cache.medium import Finding
 
-app = typer.Typer(help="Look at feature stores: ls, info, verify, convert.", no_args_is_help=True)
+app = typer.Typer(help="Look at feature stores, check, join and share them.", no_args_is_help=True)
 StorePath = Annotated[Path, typer.Argument(help="the store's folder (fsar-cache store ls)")]
+StorePaths = Annotated[Path, typer.Argument(help="a store's folder, or one that holds several (fsar-cache store ls)")]
+
+
+def stores_at(path: Path) -> list[Path]:
+    """The store at `path`, or those in it; MissingError where there is none."""
+    from cache.store import open_store, stores_under
+
+    return stores_under(path) or [open_store(path).path]
 
 
 @app.command(epilog=examples("store ls", "store ls --json"))
@@ -22,10 +33,14 @@ def ls(
     folder: Annotated[Path | None, typer.Argument(help="where to look (default: the folder of stores)")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the stores: finished and failed rows, shape, size."""
+    """List the stores: finished and failed rows, kind, shape, size."""
     from cache.store import open_store, stores_under
     from fsar_cache import places
 
+    if folder is not None and not folder.is_dir():
+        raise MissingError(
+            f"no folder {folder}", hint="fsar-cache store ls, without a folder, looks in the folder of stores"
+        )
     rows = []
     for path in stores_under(folder or places.stores()):
         with open_store(path) as store:
@@ -33,7 +48,8 @@ def ls(
         shape = f"{'x'.join(map(str, facts['spec']['shape']))} {facts['spec']['dtype']}"
         names = ("path", "dataset", "backend", "rows", "ok", "failed", "absent", "damaged", "unfinished", "bytes")
         rows.append(
-            {name: facts[name] for name in (*names, "fingerprint")} | {"cut": facts["spec"]["cut"], "shape": shape}
+            {name: facts[name] for name in (*names, "fingerprint")}
+            | {"kind": facts["spec"]["kind"], "cut": facts["spec"]["cut"], "shape": shape}
         )
     if as_json:
         print_json(rows)
@@ -43,20 +59,29 @@ def ls(
         state = f"{row['ok']} of {row['rows']} clips"
         state += "".join(f", {row[name]} {name}" for name in ("failed", "absent", "damaged", "unfinished") if row[name])
         typer.echo(
-            f"{row['path']}  {row['cut']} {row['shape']}  {state}  {row['bytes'] / 1e6:.1f} MB  {row['backend']}"
+            f"{row['path']}  {_what(row)} {row['shape']}  {state}  {row['bytes'] / 1e6:.1f} MB  {row['backend']}"
         )
 
 
-@app.command(epilog=examples("store info stores/synth-source/NAME", "store info stores/synth-source/NAME --json"))
-def info(store: StorePath, as_json: AsJson = False) -> None:
-    """Show what made a store's rows, and how far it is."""
+def _what(row: dict[str, Any]) -> str:
+    """Kind and cut of a store, once where they are the same word."""
+    return str(row["cut"]) if row["kind"] in (row["cut"], "features") else f"{row['kind']} {row['cut']}"
+
+
+@app.command(epilog=examples("store info stores/synth-source/NAME", "store info stores/synth-source --json"))
+def info(store: StorePaths, as_json: AsJson = False) -> None:
+    """Show what made a store's rows, and how far it is; of a folder with several stores all of them (as JSON: a list)."""
     from cache.store import open_store
 
-    with open_store(store) as opened:
-        facts = opened.info()
+    told = []
+    for path in stores_at(store):
+        with open_store(path) as opened:
+            told.append(opened.info())
     if as_json:
-        print_json(facts)
-    else:
+        print_json(told[0] if [store] == [Path(facts["path"]) for facts in told] else told)
+    for number, facts in enumerate(() if as_json else told):
+        if number:
+            typer.echo()
         _print_facts(facts)
 
 
@@ -73,41 +98,55 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
             typer.echo(f"{indent}{name}: {value}")
 
 
-@app.command(epilog=examples("store verify stores/synth-source/NAME", "store verify stores/synth-source/NAME --mend"))
+@app.command(epilog=examples("store verify stores/synth-source/NAME", "store verify stores/synth-source --mend"))
 def verify(
-    store: StorePath,
+    store: StorePaths,
     mend: Annotated[
         bool, typer.Option("--mend", help="drop damaged blocks, so that the next extract makes them again")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every block against its checksum; exit code 4 if one is missing, torn or changed. Files that don't belong there are notes."""
+    paths, errors, told = stores_at(store), [], []
+    for path in paths:
+        findings, error = _verified(path, mend, quiet=as_json, name=f"{path}: " if len(paths) > 1 else "")
+        told += [{"store": str(path), **plain(finding)} for finding in findings]
+        errors += [error] if error else []
+    if as_json:
+        print_json(told)
+    for error in errors[:-1]:
+        typer.echo(f"{error.message}; {error.hint}", err=True)
+    if errors:
+        raise errors[-1]
+
+
+def _verified(path: Path, mend: bool, quiet: bool, name: str) -> tuple[list[Finding], IntegrityError | None]:
+    """Check one store, print its findings (unless `quiet`, each line beginning with `name`); the error where damage stays."""
     from cache.store import open_store
     from cache.verify import damage
     from cache.verify import mend as drop_damaged
 
-    with open_store(store) as opened:
+    with open_store(path) as opened:
         findings = opened.verify()
         again = f"then repeat the extraction that made it: {_made_from(opened)}"
         dropped = drop_damaged(opened, findings) if mend else []
         blocks, wrong, unfinished = len(opened.done) + len(dropped), damage(findings), len(opened.missing())
-    if as_json:
-        print_json(findings)
-    for finding in () if as_json else findings:
+    for finding in () if quiet else findings:
         where = f"block {finding.block}: " if finding.block is not None else "ledger: " if finding in wrong else ""
         kind = f"{finding.kind}: " if finding in wrong else "note: "
-        typer.echo(f"{where}{kind}{finding.detail}")
+        typer.echo(f"{name}{where}{kind}{finding.detail}")
+    lines = sum(finding.block is None for finding in wrong)
     if not wrong:
         left = f", {unfinished} are not written yet" if unfinished else ""
-        typer.echo(f"{store}: {blocks} blocks are sound{left}", err=True)
-        return
-    lines = sum(finding.block is None for finding in wrong)
-    if not mend:
-        raise IntegrityError(
-            f"{store}: {len(wrong) - lines} of {blocks} blocks and {lines} lines of the ledger are damaged",
-            hint=f"fsar-cache store verify {store} --mend, {again}",
+        typer.echo(f"{path}: {blocks} blocks are sound{left}", err=True)
+    elif mend:
+        typer.echo(f"{path}: dropped {len(dropped)} damaged blocks and {lines} lines of the ledger; {again}", err=True)
+    else:
+        return findings, IntegrityError(
+            f"{path}: {len(wrong) - lines} of {blocks} blocks and {lines} lines of the ledger are damaged",
+            hint=f"fsar-cache store verify {path} --mend, {again}",
         )
-    typer.echo(f"dropped {len(dropped)} damaged blocks and {lines} lines of the ledger; {again}", err=True)
+    return findings, None
 
 
 def _made_from(store: FeatureStore) -> str:
@@ -127,13 +166,14 @@ def _made_from(store: FeatureStore) -> str:
 
 @app.command(
     epilog=examples(
-        "store convert stores/mine/NAME stores/mine/NAME-h5 --backend hdf5", "store convert OLD NEW --backend zarr"
+        "store convert stores/mine/NAME stores/mine/NAME-h5 --backend hdf5",
+        "store convert stores/mine/NAME cold/NAME --backend zarr-zstd",
     )
 )
 def convert(
     source: StorePath,
     copy: Annotated[Path, typer.Argument(help="the copy's folder")],
-    backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "hdf5",
+    backend: Annotated[str, typer.Option(help="zarr, hdf5 or zarr-zstd (compressed, for cold copies)")] = "hdf5",
 ) -> None:
     """Copy a store to another format without changing a byte of the features; prints where the copy is."""
     from cache.convert import convert as copy_blocks
@@ -142,3 +182,6 @@ def convert(
     with display("convert", "blocks") as show:
         copy_blocks(source, copy, backend, report=lambda done, of: show(done, of, "")).close()
     typer.echo(copy)
+
+
+cli_pack.add_to(app)

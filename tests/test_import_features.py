@@ -206,3 +206,6 @@ def test_features_of_another_dataset(tmp_path: Path) -> None:
         bring(source, tmp_path / "stores", [Row("x", "c", "all")])
     with pytest.raises(MissingError, match="features of no clip"):
         bring(tmp_path, tmp_path / "stores", [Row("given", "c", "all")])
+    for name in ("", "../x", "a/b", "i3d rgb", ".x"):
+        with pytest.raises(UsageError, match="the name"):
+            bring(source, tmp_path / "stores", name=name)
