@@ -1,11 +1,12 @@
-"""Decoding eight frames of a clip: our "auto" against the fastest exact decoder among decord, plain PyAV and OpenCV.
+"""Decoding eight frames of a clip: our "auto" against the fastest exact decoder among decord, plain PyAV, OpenCV and torchcodec.
 
     python bench/bench_decode.py --json
 
 Makes one file per kind (320x240, about 130 frames) and asks every decoder for the same eight uniform frames as RGB pictures, the way an
 extraction does: the file is opened anew each time and its frames are not known from before. A decoder counts where it gives the pixels
 of a plain sequential decode (OpenCV scales colours by its own rule: there it is enough that no pixel is far off). The figure is the rate
-of "auto" relative to the fastest of them, from the minima of interleaved rounds, one thread each.
+of "auto" relative to the fastest of them, from the minima of interleaved rounds, one thread each. torchcodec takes part where it can be
+imported (it needs FFmpeg's libraries beside it), in its exact mode.
 """
 
 from __future__ import annotations
@@ -105,11 +106,30 @@ def by_opencv(path: Path, frames: int) -> Pictures:
     return np.stack(kept).astype(np.uint8)
 
 
+def by_torchcodec(path: Path, frames: int) -> Pictures:
+    """The frames torchcodec gives as one batch, after the scan of the packets by which it knows where frame i is."""
+    from torchcodec.decoders import VideoDecoder
+
+    reader = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+    made: Pictures = reader.get_frames_at(choose(len(reader)).tolist()).data.numpy()
+    return made
+
+
+def torchcodec_loads() -> bool:
+    """Whether torchcodec is there and finds FFmpeg's libraries."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, OSError, RuntimeError):
+        return False
+    return True
+
+
 WAYS: dict[str, Callable[[Path, int], Pictures]] = {
     "auto": by_auto,
     "decord": by_decord,
     "pyav": by_pyav,
     "opencv": by_opencv,
+    **({"torchcodec": by_torchcodec} if torchcodec_loads() else {}),
 }
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "zarr", "h5py", "av", "decord")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "zarr", "h5py", "av", "decord", "torchcodec", "PyNvVideoCodec")
 
 
 def machine() -> dict[str, Any]:
