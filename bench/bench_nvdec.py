@@ -2,7 +2,7 @@
 
     python bench/bench_nvdec.py --json
 
-Makes the clips (150 frames, key frames every 50, B-frames), compares every fifth frame of one per size pixel by pixel, then decodes eight uniform
+Makes the clips (150 frames, key frames every 50, B-frames), compares every fifth frame of one per size, then decodes eight uniform
 frames per clip through the decode processes of an extraction, with one process and with several. Wants an NVIDIA GPU with PyNvVideoCodec
 or torchcodec; each that is there is measured, else the benchmark says why it is skipped. Needs no torch unless torchcodec is measured.
 """
