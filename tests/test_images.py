@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from extract.decoders import decode, pixels_of
 from extract.pool import DecodePool, Failure
 from extract.probe import DecodeError, file_size
 from fsar_cache.errors import MissingError, UsageError
+from splits import frames
 from splits.datasets import missing, open_split
 
 N = 12
@@ -191,8 +193,6 @@ def test_folders_without_frames(tmp_path: Path) -> None:
 
 
 def test_only_chosen_images_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from splits import frames
-
     read: list[str] = []
     real = frames.read
     monkeypatch.setattr(frames, "read", lambda path, name: read.append(name) or real(path, name))
@@ -216,6 +216,26 @@ def test_frames_in_a_zip(method: int, tmp_path: Path) -> None:
         decode(file / "top" / "walk" / "v9", np.arange)
     with pytest.raises(DecodeError, match="no image in it"):
         decode(file / "top" / "walk", np.arange)
+
+
+@given(st.sets(st.from_regex(r"([ab.]{1,2}x?/){0,3}[ab1]\.(png|txt)", fullmatch=True), min_size=1))
+def test_a_zip_shows_what_a_disk_shows(names: set[str]) -> None:
+    names = {name for name in names if "./" not in name}  # no folder called . or .. or ending so
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with zipfile.ZipFile(root / "D.zip", "w") as out:
+            for name in names:
+                (root / "disk" / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / "disk" / name).write_bytes(name.encode())
+                out.writestr(name, name.encode())
+        for path in [root / "disk", *(root / "disk").rglob("*")] if names else []:
+            twin = root / "D.zip" / path.relative_to(root / "disk")
+            assert frames.is_folder(twin) == path.is_dir()
+            if path.is_dir():
+                assert frames.entries(twin) == frames.entries(path)
+                assert frames.images(twin) == frames.images(path)
+                assert all(frames.read(twin, name) == frames.read(path, name) for name in frames.images(path))
+                assert (file_size(twin), frames.is_there(twin)) == (file_size(path), frames.is_there(path))
 
 
 def test_a_zip_that_holds_one_video(tmp_path: Path) -> None:
