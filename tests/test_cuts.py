@@ -41,6 +41,15 @@ class Walk:
         made: Tensor = self.backbone.tail_of(cut)(x)
         return made
 
+    def comes_back(self, cut: str) -> bool:
+        """Whether running on from a store ends in the same bits: sure as soon as a stage gives the same bits in the same memory order."""
+        first, x = self.backbone.cuts[cut], self.stored(cut)
+        for stage, before in zip(self.backbone.tail_of(cut), self.passed[first + 1 :], strict=True):
+            x = stage(x)
+            if torch.equal(x, before) and x.stride() == before.stride():
+                return True
+        return torch.equal(x, self.whole)
+
 
 def walk(backbone: Backbone, inputs: tuple[tuple[int, int, int], ...]) -> Walk:
     rng = np.random.default_rng(0)
@@ -104,7 +113,9 @@ def test_cuts_go_from_the_frames_to_the_output(single: Walk) -> None:
 def test_running_on_from_a_float32_store_gives_the_same_bits(single: Walk, several: Walk) -> None:
     for walked in (single, several):
         for cut in walked.backbone.cuts:
-            assert torch.equal(walked.on_from(cut, walked.stored(cut)), walked.whole), cut
+            assert walked.comes_back(cut), cut
+        middle = list(walked.backbone.cuts)[len(walked.backbone.cuts) // 2]
+        assert torch.equal(walked.on_from(middle, walked.stored(middle)), walked.whole)
 
 
 def test_float16_moves_the_output_by_little(single: Walk) -> None:
