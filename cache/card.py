@@ -45,7 +45,7 @@ def _section(store: FeatureStore) -> list[str]:
         "kind, cut": f"{spec.kind}, {spec.cut}",
         "one row": f"{' x '.join(map(str, spec.shape))} {spec.dtype}",
         "rows": f"{facts['rows']} ({counts})",
-        "views": f"{len({row.view for row in rows})} per clip at most",
+        "views": f"{len({row.view for row in rows})} of a clip at most",
         "classes": len({row.label for row in rows}),
         "partitions": ", ".join(f"{name} {count}" for name, count in parts.items()),
         "from damaged files": facts["damaged"],
@@ -57,8 +57,9 @@ def _section(store: FeatureStore) -> list[str]:
     lines += ["", "How the rows were made (this decides the fingerprint):", ""]
     for name in ("decoder", "sampling", "transform", "backbone"):
         lines += [f"- {name}: {_cell(_told(getattr(spec, name)))}"]
-    lines += ["", "What made the blocks:", ""]
-    lines += [f"- {made['blocks']} blocks: `{made['provenance']}`" for made in facts["made_by"]]
+    if facts["made_by"]:
+        lines += ["", "What made the blocks:", ""]
+        lines += [f"- {made['blocks']} blocks: `{made['provenance']}`" for made in facts["made_by"]]
     failures = facts["failures"]
     if failures:
         lines += ["", "Clips without features:", ""]

@@ -123,8 +123,8 @@ def _of_store(store: FeatureStore, locked: bool = False) -> list[Leftover]:
 
 
 def _holder(part: FeatureStore) -> FeatureStore | None:
-    """The store beside a part store that holds all of its blocks, byte for byte."""
-    if not _PART.search(part.path.name) or not part.done or part.medium.journalled():
+    """The store beside a part store that holds all of its blocks (of an empty one: none), byte for byte."""
+    if not _PART.search(part.path.name) or part.medium.journalled():
         return None
     for path in stores_under(part.path.parent):
         if not _PART.search(path.name):

@@ -170,8 +170,8 @@ def dataset(tmp_path: Path) -> str:
 
 def test_features_of_others_become_a_store(tmp_path: Path, fsar: Fsar, dataset: str) -> None:
     given = tmp_path / "given"
-    data = {f"class {i % 3}/clip-{i:02d}": np.full((8, 16), i, np.float32) for i in range(59)}
-    for name, array in [*data.items(), ("other/clip", np.zeros(3))]:
+    data: dict[str, np.ndarray] = {f"class {i % 3}/clip-{i:02d}": np.full((8, 16), i, np.float32) for i in range(59)}
+    for name, array in (data | {"other/clip": np.zeros(3)}).items():
         (given / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(given / f"{name}.npy", array)
     words = ("store", "import-features", given, "--dataset", dataset, "--name", "i3d", "--about", "RGB, 2017")

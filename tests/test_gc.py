@@ -181,6 +181,14 @@ def test_parts_go_once_a_merged_store_holds_them(tmp_path: Path) -> None:
     assert merged.verify() == []
 
 
+def test_an_empty_part_goes_with_the_others(tmp_path: Path) -> None:
+    parts = [make(tmp_path / f"net.part-{i}-of-2") for i in (1, 2)]
+    stores.write(parts[0], DATA)
+    assert leftovers(tmp_path) == []
+    merge([part.path for part in parts], tmp_path / "net")
+    assert [one.path for one in leftovers(tmp_path)] == [part.path for part in parts]
+
+
 def test_copies_that_are_no_parts_stay(tmp_path: Path) -> None:
     store = make(tmp_path / "a")
     stores.write(store, DATA)

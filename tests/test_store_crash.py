@@ -36,7 +36,7 @@ DATA = stores.values(COUNT, SPEC)
 FAILED = [5, 12]
 SYSTEM_CALLS = ("open", "write", "pwrite", "fsync", "replace", "unlink", "ftruncate", "mkdir")
 
-backends = pytest.mark.parametrize("backend", ["hdf5", "zarr"])
+backends = pytest.mark.parametrize("backend", ["hdf5", "zarr", "zarr-zstd"])
 
 
 def extract(path: Path, backend: str, batch: int = 3, count: int = COUNT) -> None:
@@ -185,7 +185,7 @@ def store(tmp_path: Path, backend: str) -> FeatureStore:
 
 
 def block_file(store: FeatureStore, block: int) -> Path:
-    return store.path / (f"features/c.{block}.0.0" if store.backend == "zarr" else f"blocks/{block:06d}.h5")
+    return store.path / (f"features/c.{block}.0.0" if store.backend.startswith("zarr") else f"blocks/{block:06d}.h5")
 
 
 def mend(store: FeatureStore) -> None:
