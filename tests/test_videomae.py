@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden.golden import load
 from safetensors.torch import save_file
 from timm.layers import Attention as TimmAttention
 from timm.layers import Mlp as TimmMlp
@@ -18,6 +19,8 @@ from extract.backbone import Backbone, build_backbone
 from extract.videomae import Block, positions, trunk
 from extract.videomae_weights import published
 from fsar_cache.errors import FsarError, IntegrityError, MissingError, UsageError
+
+GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,17 @@ def test_training_runs_from_a_cut_after_extraction(small: Backbone) -> None:
     small.eval()
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_arithmetic_is_near(small: Backbone, kind: torch.dtype) -> None:
+    x = pixels(1, 2, 32)
+    with torch.inference_mode(), torch.autocast("cpu", kind):
+        half = small(x).float()
+    with torch.inference_mode():
+        whole = small(x)
+    error = (half - whole).square().mean().sqrt() / whole.square().mean().sqrt()
+    assert 0 < error < 4 * torch.finfo(kind).eps
+
+
 def test_drawn_weights_are_as_the_card_says() -> None:
     before = torch.get_rng_state()
     one, other = (build_backbone("videomae_vit_s", f"random:{seed}") for seed in (7, 8))
@@ -227,6 +241,14 @@ def test_files_as_their_authors_saved_them_load(layout: str, key: str, small: Ba
         torch.equal(one, other) for one, other in zip(state_of(loaded).values(), state_of(small).values(), strict=True)
     )
     assert loaded.facts["scaling"]["name"] == "imagenet"
+
+
+def test_every_key_of_a_published_tamt_file_is_known(tmp_path: Path) -> None:
+    weights = {key: torch.from_numpy(array) for key, array in load(GOLDEN / "tamt/eval_112_2w1s1q").weights.items()}
+    assert len(weights) == 268
+    torch.save({"epoch": 29, "state": weights}, tmp_path / "best_model.tar")
+    loaded = state_of(build_backbone("videomae_vit_s", f"file:{tmp_path / 'best_model.tar'}"), "feature.")
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in loaded.items())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
