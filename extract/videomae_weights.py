@@ -41,11 +41,14 @@ def fill(net: nn.Module, weights: str) -> None:
 
 
 def published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's backbone tensors, prefix removed; names that neither belong to it nor are known to lie beside it stay as they are."""
+    """A checkpoint's backbone tensors, prefix removed. What is neither that nor known to lie beside it keeps a name that fits nothing."""
     prefix = next((p for p in (TAMT, "encoder.") if any(key.startswith(p) for key in tensors)), "")
     unread = BESIDE_IT[prefix]
     kept = {key: tensor for key, tensor in tensors.items() if not any(fnmatchcase(key, p) for p in unread)}
-    return {key.removeprefix(prefix): tensor for key, tensor in kept.items()}
+    return {
+        key.removeprefix(prefix) if key.startswith(prefix) else f"{key} (without {prefix})": tensor
+        for key, tensor in kept.items()
+    }
 
 
 @torch.no_grad()
