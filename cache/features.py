@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,9 @@ from cache.spec import FeatureSpec
 from cache.standing import Standing, standing_of
 from cache.table import RowTable
 from cache.writer import Writer
-from fsar_cache.canonical import canonical
 from fsar_cache.errors import IntegrityError, UsageError
 
 Ints = NDArray[np.int64]
-_SHOWN = 10
-"""Damaged clips that `info` lists."""
 
 
 class FeatureStore:
@@ -277,31 +273,9 @@ class FeatureStore:
 
     def info(self) -> dict[str, Any]:
         """Facts for people and scripts, as plain data."""
-        now, rows = self._standing, len(self._table)
-        written, damaged = int(now.written.sum()), now.damaged()
-        made = Counter(canonical(entry.provenance) for entry in list(now.entries.values()))
-        return {
-            "path": str(self.path),
-            "dataset": self.dataset,
-            "backend": self.backend,
-            "fingerprint": self.spec.fingerprint,
-            "spec": self.spec.plain(),
-            "rows": rows,
-            "ok": int(now.ok.sum()),
-            "failed": int(now.failed.sum()),
-            "absent": int(now.absent.sum()),
-            "unfinished": rows - written,
-            "damaged": len(damaged),
-            "blocks": self.blocks,
-            "blocks_done": len(now.entries),
-            "block_rows": self.block_rows,
-            "journalled_blocks": self.medium.journalled(),
-            "damaged_ledger_lines": self.medium.ledger().damaged,
-            "bytes": self.medium.size(),
-            "made_by": [{"blocks": count, "provenance": text} for text, count in made.most_common()],
-            "failures": now.failures(),
-            "first_damaged": damaged[:_SHOWN],
-        }
+        from cache.facts import facts_of
+
+        return facts_of(self, self._standing)
 
     def failures(self) -> list[dict[str, Any]]:
         """Failed rows: id, view and reason."""
