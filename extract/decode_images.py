@@ -21,6 +21,7 @@ from splits.words import listed
 
 FLOW = re.compile(r"(flow_)?[xy]_?#")
 """Series of images that hold optical flow beside the frames, by their names with # for each number; they are no frames."""
+NUMBER = re.compile(r"(\d+)")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Kinds of pictures that become RGB without loss of range; 16-bit ones would be cut off at 255."""
 
@@ -29,7 +30,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 def decode_images(path: Path, choose: Choose, span: Span) -> Decoded:
     """The chosen images of the folder `path` (DATA.zip/FOLDER: of a folder in a zip).
 
-    Decoded.decoded: images in the folder; corrupt: empty files among them; claimed and duration: -1, nothing says.
+    Decoded.decoded: images in the folder; corrupt: 0, a damaged image ends the clip; claimed and duration: -1, nothing says.
     Raises DecodeError where there is no such folder, no image in it, or no order among them; for spans (images have no times); for a
     chosen image that can't be decoded or has another size than the first.
     """
@@ -38,17 +39,15 @@ def decode_images(path: Path, choose: Choose, span: Span) -> Decoded:
     if span != Span():
         raise DecodeError(f"{path.name}: a folder of images has no times to cut by")
     try:
-        sizes = frames.images(path)
+        names = in_order(frames.image_names(path), path.name)
     except OSError as error:
         raise DecodeError(f"{path.name}: can't be read: {reason(error)}") from error
-    names = in_order(list(sizes), path.name)
     picked = chosen(choose, np.arange(len(names)))
     pictures: dict[int, NDArray[np.uint8]] = {}
     for i in sorted(set(picked.tolist())):
         size = next(iter(pictures.values())).shape[1::-1] if pictures else None
         pictures[i] = _picture(path, names[i], size)
-    empty = sum(sizes[name] == 0 for name in names)
-    return Decoded(np.stack([pictures[i] for i in picked.tolist()]), len(names), -1, empty, -1.0)
+    return Decoded(np.stack([pictures[i] for i in picked.tolist()]), len(names), -1, 0, -1.0)
 
 
 def in_order(names: list[str], where: str) -> list[str]:
@@ -58,10 +57,9 @@ def in_order(names: list[str], where: str) -> list[str]:
     """
     series: dict[str, list[tuple[tuple[int, ...], str]]] = {}
     for name in names:
-        stem = name.rpartition(".")[0]
-        shape = re.sub(r"\d+", "#", stem)
-        if not FLOW.fullmatch(shape):
-            series.setdefault(shape, []).append((tuple(int(n) for n in re.findall(r"\d+", stem)), name))
+        parts = NUMBER.split(name.rpartition(".")[0])
+        series.setdefault("#".join(parts[::2]), []).append((tuple(map(int, parts[1::2])), name))
+    series = {shape: numbered for shape, numbered in series.items() if not FLOW.fullmatch(shape)}
     if not series:
         raise DecodeError(f"{where}: no image in it")
     if len(series) > 1:
@@ -84,7 +82,7 @@ def _picture(path: Path, name: str, size: tuple[int, ...] | None) -> NDArray[np.
                 raise DecodeError(f"{where}: is {image.size[0]}x{image.size[1]}, the first image {size[0]}x{size[1]}")
             if image.mode not in MODES:
                 raise DecodeError(f"{where}: not an 8-bit picture (mode {image.mode})")
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (MemoryError, DecodeError):
         raise
     except UnidentifiedImageError as error:

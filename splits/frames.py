@@ -80,6 +80,8 @@ def _folder(folders: dict[str, Below], name: str) -> Below:
 
 def in_zip(path: Path) -> tuple[Path, str] | None:
     """The zip that `path` leads into and the folder inside it; None for a path that leads into none."""
+    if ".zip" not in os.fspath(path).lower():  # asked for every file: most paths need no look at their parts
+        return None
     for here in (path, *path.parents):
         if here.suffix.lower() == ".zip" and os.path.isfile(here):
             inner = path.relative_to(here).as_posix()
@@ -106,7 +108,7 @@ def is_there(path: Path) -> bool:
     if not means_folder(path):
         return os.path.isfile(path)
     try:
-        return any(map(_is_image, entries(path)[1]))
+        return bool(image_names(path))
     except OSError:
         return False
 
@@ -120,6 +122,13 @@ def entries(path: Path) -> tuple[list[str], list[str]]:
     else:
         seen = [(name, e is None) for name, e in _inside(where).items() if not name.startswith(".")]
     return sorted(n for n, is_dir in seen if is_dir), sorted(n for n, is_dir in seen if not is_dir)
+
+
+def image_names(path: Path) -> list[str]:
+    """Names of the images directly in a folder, in no order. OSError where it isn't there or can't be read."""
+    where = in_zip(path)
+    found = os.listdir(path) if where is None else _inside(where)
+    return [name for name in found if _is_image(name)]
 
 
 def images(path: Path) -> dict[str, int]:
