@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -106,9 +107,19 @@ def _unless_held(path: Path, why: str) -> list[Leftover]:
 
 def _half_made(path: Path) -> bool:
     """Whether nothing lies in this folder but what a store begins with, and no block was written."""
+    if not _is_ours(path / "lock"):
+        return False
     ledger = path / "ledger.jsonl"
     named = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)}
     return named <= OWN - {HEADER} and not (ledger.exists() and ledger.stat().st_size)
+
+
+def _is_ours(lock: Path) -> bool:
+    """Whether a lock file is of a store's writer, not of some other program."""
+    try:
+        return {"pid", "host", "since"} == set(json.loads(lock.read_bytes()))
+    except (ValueError, TypeError):
+        return False
 
 
 def _of_store(store: FeatureStore, locked: bool = False) -> list[Leftover]:

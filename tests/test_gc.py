@@ -131,6 +131,8 @@ def test_folders_of_other_things_are_no_stores(tmp_path: Path) -> None:
     for name in ("lock", "thesis.txt", "rows.json"):
         (tmp_path / "work" / name).write_text("mine")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "daemon").mkdir()
+    (tmp_path / "daemon" / "lock").write_text("123")
     old, fresh = tmp_path / ".a.zip.12.partial", tmp_path / ".b.zip.12.partial"
     for file in (old, fresh, tmp_path / "notes.partial"):
         file.write_text("12345")
@@ -139,7 +141,13 @@ def test_folders_of_other_things_are_no_stores(tmp_path: Path) -> None:
     found = leftovers(tmp_path)
     assert [(one.path, one.bytes) for one in found] == [(old, 5)]
     sweep(found)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".b.zip.12.partial", "empty", "notes.partial", "work"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".b.zip.12.partial",
+        "daemon",
+        "empty",
+        "notes.partial",
+        "work",
+    ]
     with pytest.raises(MissingError, match="no folder"):
         leftovers(tmp_path / "nowhere")
 
