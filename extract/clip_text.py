@@ -23,6 +23,7 @@ from cache.spec import FeatureSpec
 from cache.store import create
 from extract.clip_weights import config_of, filled
 from extract.config import ExtractConfig, store_path
+from extract.machine import machine_type
 from extract.prepare import is_wanted, require_space
 from extract.run import Summary
 from extract.weights import weight_hash
@@ -153,10 +154,7 @@ def extract_text(split: Split, config: ExtractConfig, folder: Path, *, stop: thr
 def _fill(store: FeatureStore, tower: TextTower, config: ExtractConfig, stop: threading.Event) -> int:
     """Write every missing block; the number of rows made."""
     made = 0
-    by = {
-        "packages": {name: version(name) for name in ("fsar-cache", "torch", "open_clip_torch")},
-        "weights": config.weights,
-    }
+    by = text_provenance(config.weights)
     with store.writer() as writer:
         for block in store.missing():
             names = [row.id for row in store.rows[slice(*store.block_range(block))]]
@@ -171,3 +169,12 @@ def _fill(store: FeatureStore, tower: TextTower, config: ExtractConfig, stop: th
             writer.write_block(block, torch.cat(features).numpy(), [Outcome("ok")] * len(names), by)
             made += len(names)
     return made
+
+
+def text_provenance(weights: str) -> dict[str, Any]:
+    """What makes a block, beside what its fingerprint says: versions, machine type, the name of the weights."""
+    return {
+        "packages": {name: version(name) for name in ("fsar-cache", "torch", "open_clip_torch")},
+        "device": machine_type(torch.device("cpu")),
+        "weights": weights,
+    }

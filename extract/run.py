@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +22,9 @@ from extract.config import ExtractConfig, batch_clips_of, device_of, store_path
 from extract.decoders import PACKAGES, usable
 from extract.estimate import Estimate, estimate
 from extract.local import Clips, computed
+from extract.machine import machine_type
 from extract.prepare import prepare, rows_of
-from extract.product import Product, product_of
+from extract.product import Product, flips_allowed, product_of
 from extract.progress import Meter, Progress, Report
 from fsar_cache.console import say
 from fsar_cache.errors import FailedVideosError, Interrupted, UsageError
@@ -114,7 +115,9 @@ class _Run:
         videos = {video.id: video for part in self.split.parts.values() for video in part.videos}
         batch = batch_clips_of(self.config, self.device)
         with self.store.writer() as writer:
-            made_by = provenance(self.config, self.product, self.device, batch)
+            views = any(self.store.rows[i].view for block in todo for i in range(*self.store.block_range(block)))
+            drawn = view_settings(self.config, self.split.flips) if views else None
+            made_by = provenance(self.config, self.product, self.device, batch, drawn)
             assembly = Assembly(
                 self.store, writer, todo, batch, made_by, meter, ids=videos.keys(), retry_failed=retry_failed
             )
@@ -133,7 +136,7 @@ class _Run:
         if config.engine == "ray":
             from extract.ray_engine import computed_by_ray
 
-            return computed_by_ray(slices, self.split, config, clips, batch, stop=self.stop)
+            return computed_by_ray(slices, self.product, self.split, config, clips, batch, stop=self.stop)
         return computed(
             slices,
             self.product,
@@ -153,8 +156,13 @@ def _say_estimate(each: Estimate) -> None:
     )
 
 
-def provenance(config: ExtractConfig, product: Product, device: torch.device, clips: int) -> dict[str, Any]:
-    """What made a block, beside what its fingerprint says: decoder, versions, machine, device, size of the device batches."""
+def provenance(
+    config: ExtractConfig, product: Product, device: torch.device, clips: int, views: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What made a block, beside what its fingerprint says: decoder, versions, host, machine type, size of the device batches.
+
+    views: the settings that its training views are drawn by, where it may hold such.
+    """
     decoder = usable(config.decoder)
     packages = (
         "fsar-cache",
@@ -167,10 +175,18 @@ def provenance(config: ExtractConfig, product: Product, device: torch.device, cl
         "decoder": decoder,
         "packages": {package: version(package) for package in packages},
         "host": platform.node(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
+        "device": machine_type(device),
         "weights": product.weights,
         "batch_clips": clips,
+        **({"views": dict(views)} if views else {}),
     }
+
+
+def view_settings(config: ExtractConfig, flips: bool) -> dict[str, Any]:
+    """The settings that decide training views and nothing else, as plain data; flips: what the dataset says of mirrored clips."""
+    flip = "on" if flips_allowed(config, flips) else "off"
+    names = ("view_seed", "train_sampling", "train_transform")
+    return {**{name: getattr(config, name) for name in names}, "flip": flip}
 
 
 def _summary(store: FeatureStore, mine: list[int], rows: list[Row], config: ExtractConfig, end: Progress) -> Summary:

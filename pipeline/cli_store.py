@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fsar_cache.canonical import plain
-from fsar_cache.errors import IntegrityError, MissingError
+from fsar_cache.errors import FsarError, IntegrityError, MissingError
 from pipeline import cli_pack
 from pipeline.cli_common import AsJson, examples, print_json
 
@@ -104,18 +104,34 @@ def verify(
     mend: Annotated[
         bool, typer.Option("--mend", help="drop damaged blocks, so that the next extract makes them again")
     ] = False,
+    sample: Annotated[int, typer.Option(min=0, help="also make N random slices again from the videos and compare")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="which slices those are")] = 0,
+    dataset: Annotated[
+        str | None, typer.Option(help="csv:PATH or folder:PATH, where the store's dataset has no other name")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every block against its checksum; exit code 4 if one is missing, torn or changed. Files that don't belong there are notes."""
-    paths, errors, told = stores_at(store), [], []
+    """Check every block against its checksum; exit code 4 if one is missing, torn or changed. Files that don't belong there are notes.
+
+    With --sample also compare rows with what the videos and weights give now: byte for byte where the same machine type and packages made
+    them, within a stated tolerance elsewhere; exit code 4 where they are something else.
+    """
+    from pipeline.rechecking import recheck_store
+
+    paths, told = stores_at(store), []
+    errors: list[FsarError] = []
     for path in paths:
         findings, error = _verified(path, mend, quiet=as_json, name=f"{path}: " if len(paths) > 1 else "")
         told += [{"store": str(path), **plain(finding)} for finding in findings]
         errors += [error] if error else []
+        if sample and not error:
+            made, wrong = recheck_store(path, sample, seed, dataset)
+            told += [{"store": str(path), "made_again": plain(made)}] if made else []
+            errors += [wrong] if wrong else []
     if as_json:
         print_json(told)
-    for error in errors[:-1]:
-        typer.echo(f"{error.message}; {error.hint}", err=True)
+    for earlier in errors[:-1]:
+        typer.echo(f"{earlier.message}; {earlier.hint}", err=True)
     if errors:
         raise errors[-1]
 
