@@ -7,6 +7,7 @@ in which order clips arrive, how many threads compute or which clips fail.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -21,14 +22,16 @@ from torch import Tensor
 
 from cache.rows import Outcome, Row
 from extract.clip import Decoded
-from extract.pool import Failure, cores
+from extract.pool import Failure, Parcel, cores
 from extract.product import Product
-from extract.upload import Upload
+from extract.upload import Upload, waiting_event
 from fsar_cache.errors import IntegrityError, SpaceError
 
 Array = NDArray[Any]
-CUDA_THREADS = 3
-"""Compute threads per accelerator, each with a stream of its own: while one waits for its rows, the others feed the device."""
+CUDA_THREADS = 2
+"""Compute threads per accelerator, each with a stream of its own: while one waits for its rows, the other feeds the device."""
+SWITCH = 0.0005
+"""Seconds after which a thread hands the interpreter over while an accelerator is fed by several (Python's own 5 ms starve it)."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,8 @@ class Made:
     outcomes: list[Outcome]
 
 
-Arrival = Decoded | Failure | Outcome
-"""What comes for a row: its frames, why there are none, or an outcome that needs no frames."""
+Arrival = Parcel | Decoded | Failure | Outcome
+"""What comes for a row: its frames (as they lie with the decode process, or in memory), why there are none, or an outcome without any."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -97,9 +100,11 @@ class Compute:
         self._filling = threading.Lock()
         self._cancelled = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
-        self._outside = torch.get_num_threads()
+        self._outside = torch.get_num_threads(), sys.getswitchinterval()
 
     def __enter__(self) -> Compute:
+        if self.device.type == "cuda":
+            sys.setswitchinterval(SWITCH)
         for thread in self._threads:
             thread.start()
         return self
@@ -111,7 +116,8 @@ class Compute:
         self._cancelled.set()
         for thread in self._threads:
             thread.join()
-        torch.set_num_threads(self._outside)
+        torch.set_num_threads(self._outside[0])
+        sys.setswitchinterval(self._outside[1])
 
     def batch(self, part: Slice) -> Batch:
         """An empty batch for a slice; its clips are zeros until they come."""
@@ -187,6 +193,8 @@ class Compute:
         if isinstance(clip, Failure):
             return Outcome("failed", clip.reason)
         row = batch.slice.rows[place]
+        if isinstance(clip, Parcel):
+            clip = clip.open(upload.room)
         try:
             if batch.marks:
                 batch.marks[0].wait()
@@ -203,7 +211,10 @@ class Compute:
             mark.wait()
         outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
         with np.errstate(over="ignore"):  # said below, with what to do
-            made = self._product.batch(batch.clips)[: len(outcomes)].cpu().numpy().astype(self._dtype, copy=False)
+            rows = self._product.batch(batch.clips)[: len(outcomes)].to("cpu", non_blocking=True)
+            if self.device.type == "cuda":
+                waiting_event().synchronize()
+            made = rows.numpy().astype(self._dtype, copy=False)
         if not np.isfinite(made).all():
             raise IntegrityError(
                 f"the backbone gave features that {self._dtype} can't hold (infinite or not a number)",

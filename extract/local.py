@@ -12,7 +12,7 @@ import torch
 from cache.rows import Outcome
 from extract.clip import Task
 from extract.compute import Batch, Compute, Made, Slice
-from extract.pool import DecodePool
+from extract.pool import DecodePool, cores
 from extract.product import Product
 from extract.progress import EVERY
 from splits.types import Video
@@ -24,6 +24,11 @@ class Clips:
 
     root: Path
     videos: Mapping[str, Video]
+
+
+def decode_processes(device: torch.device) -> int:
+    """How many decode processes suit the device: one per core, but beside an accelerator a few cores are left to feed it."""
+    return cores() if device.type == "cpu" else max(1, cores() - max(1, cores() // 8))
 
 
 def computed(
@@ -63,8 +68,8 @@ def computed(
                     number += 1
                     yield product.task(clips.root, video, row.view)
 
-        with DecodePool(workers, time_limit) as pool:
-            for index, clip in pool.map(tasks(), stop):
+        with DecodePool(workers or decode_processes(device), time_limit) as pool:
+            for index, clip in pool.parcels(tasks(), stop):
                 compute.put(*places.pop(index), clip)
                 for made in compute.finished():
                     taken += 1

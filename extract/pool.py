@@ -1,6 +1,7 @@
 """Decode processes under a time limit: a bounded, restartable `map` from tasks to results, for offline runs and live sources alike.
 
-Each process has its own link and two shared slots: it works on one task while the result of the one before is fetched. A process that
+Each process has its own link and three shared slots: it works on one task, has the next in hand, and the result of the one before waits
+to be fetched, by whichever thread wants it. A process that
 dies or oversteps the limit is killed and replaced; its task is tried once more, then reported as failed. Results come as they finish.
 """
 
@@ -23,11 +24,13 @@ from types import TracebackType
 from typing import Any
 
 from extract.clip import Decoded, Task, decode_clip
-from extract.worker import FEWER, unpack
+from extract.worker import FEWER, read_into
 from fsar_cache.errors import MissingError, SpaceError
 
 DEPTH = 2
 """Tasks a process holds: one in hand, one waiting."""
+SLOTS = DEPTH + 1
+"""Results it has room for: those of its tasks, and one that is being fetched."""
 START_LIMIT = 60.0
 """Seconds a new process may take before it is ready for its first task."""
 LOOK = 0.2
@@ -39,6 +42,68 @@ class Failure:
     """A task that gave no result, and why (one line)."""
 
     reason: str
+
+
+class _Slot:
+    """A shared file for one result; closed when nobody refers to it any more."""
+
+    def __init__(self) -> None:
+        self.file = _slot_file()
+
+    def __del__(self) -> None:
+        os.close(self.file)
+
+
+class _Bell:
+    """Wakes the pool from another thread: a slot is free again."""
+
+    def __init__(self) -> None:
+        self.heard, self._rung = os.pipe()
+        os.set_blocking(self.heard, False)
+        os.set_blocking(self._rung, False)
+
+    def ring(self) -> None:
+        with suppress(BlockingIOError):  # it has been rung often enough
+            os.write(self._rung, b"\0")
+
+    def hush(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.heard, 1 << 16)
+
+    def __del__(self) -> None:
+        os.close(self.heard)
+        os.close(self._rung)
+
+
+Room = Callable[[int], memoryview]
+"""Gives writable memory of so many bytes."""
+
+
+def fresh(size: int) -> memoryview:
+    """Memory of its own for every result."""
+    return memoryview(bytearray(size))
+
+
+@dataclass
+class Parcel:
+    """A result that lies in a slot until it is opened, once, from any thread; unopened ones go with the pool's `map`."""
+
+    _head: bytes
+    _sizes: list[int]
+    _slot: _Slot
+    _release: Callable[[], None]
+
+    def open(self, room: Room = fresh) -> Decoded:
+        """The result, its arrays in memory from `room`; the slot is free again."""
+        memory = room(sum(self._sizes))
+        views, at = [], 0
+        for size in self._sizes:
+            views.append(memory[at : at + size])
+            at += size
+        read_into(self._slot.file, views)
+        self._release()
+        made: Decoded = pickle.loads(self._head, buffers=views)
+        return made
 
 
 @dataclass(slots=True)
@@ -69,19 +134,19 @@ class _Process:
 
     popen: subprocess.Popen[bytes]
     link: Connection
-    slots: list[int]
+    slots: list[_Slot]
     errors: Any
     deadline: float
     ready: bool = False
     hand: deque[tuple[int, _Job]] = field(default_factory=deque)
-    free: list[int] = field(default_factory=lambda: list(range(DEPTH)))
+    free: list[int] = field(default_factory=lambda: list(range(SLOTS)))
 
     @classmethod
     def start(cls, work: bytes, limit: float) -> _Process:
         """Start an interpreter of its own with this one's import path; threads of numerical libraries are held to one."""
         ours, theirs = Pipe()
-        slots = [_slot_file() for _ in range(DEPTH)]
-        passed = [theirs.fileno(), *slots]
+        slots = [_Slot() for _ in range(SLOTS)]
+        passed = [theirs.fileno(), *(slot.file for slot in slots)]
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         command = f"import sys; sys.path[:] = {sys.path!r}; from extract.worker import main; main()"
         popen = subprocess.Popen(
@@ -112,8 +177,6 @@ class _Process:
         self.popen.kill()
         self.popen.wait()
         self.link.close()
-        for slot in self.slots:
-            os.close(slot)
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         self.errors.close()
@@ -135,6 +198,7 @@ class DecodePool:
         self.time_limit = time_limit
         self._work = pickle.dumps(work)
         self._processes: list[_Process] = []
+        self._bell: _Bell | None = None
 
     def __enter__(self) -> DecodePool:
         return self
@@ -148,6 +212,7 @@ class DecodePool:
         """Kill all processes; the pool may be used again afterwards."""
         while self._processes:
             self._processes.pop().end()
+        self._bell = None
 
     @property
     def pids(self) -> list[int]:
@@ -157,18 +222,25 @@ class DecodePool:
     def map(
         self, tasks: Iterable[Task], stop: threading.Event | None = None
     ) -> Iterator[tuple[int, Decoded | Failure]]:
-        """Yield (position of the task, its result or `Failure`) as they finish; at most workers * 2 tasks are taken ahead.
+        """Yield (position of the task, its result or `Failure`) as they finish; the rest as `parcels`."""
+        for index, result in self.parcels(tasks, stop):
+            yield index, result.open() if isinstance(result, Parcel) else result
 
-        Ends early once `stop` is set. Raises the FsarError of a task that is wrong in itself (an unknown rule), MissingError where
-        processes cannot start, and SpaceError where one has no memory or is killed from outside twice over one task: that is the
-        machine's trouble, which says nothing about a clip.
+    def parcels(
+        self, tasks: Iterable[Task], stop: threading.Event | None = None
+    ) -> Iterator[tuple[int, Parcel | Failure]]:
+        """Yield (position of the task, its result to be opened or `Failure`) as they finish; at most workers * 2 tasks are taken ahead.
+
+        A process waits while its results are not opened. Ends early once `stop` is set. Raises the FsarError of a task that is wrong in
+        itself (an unknown rule), MissingError where processes cannot start, and SpaceError where one has no memory or is killed from
+        outside twice over one task: that is the machine's trouble, which says nothing about a clip.
         """
         source = enumerate(tasks)
         again: deque[_Job] = deque()
         try:
             while not (stop is not None and stop.is_set()):
-                self._hand_out(source, again)
-                if not any(process.hand for process in self._processes):
+                more = self._hand_out(source, again)
+                if not more and not any(process.hand for process in self._processes):
                     return
                 for job, result in self._finished(again):
                     yield job.index, result
@@ -177,23 +249,28 @@ class DecodePool:
                 self._processes.remove(process)
                 process.end()
 
-    def _hand_out(self, source: Iterator[tuple[int, Any]], again: deque[_Job]) -> None:
-        """Fill the hands of all processes, those with the least to do first; lost jobs go before new ones."""
+    def _hand_out(self, source: Iterator[tuple[int, Any]], again: deque[_Job]) -> bool:
+        """Fill the hands of all processes, those with the least to do first, lost jobs before new ones; whether there may be more."""
         while len(self._processes) < self.workers:
             self._processes.append(_Process.start(self._work, self.time_limit))
-        while open_hands := [p for p in self._processes if p.free]:
+        while open_hands := [p for p in self._processes if p.free and len(p.hand) < DEPTH]:
             if again:
                 job = again.popleft()
             elif (following := next(source, None)) is not None:
                 job = _Job(*following)
             else:
-                return
+                return False
             min(open_hands, key=lambda p: len(p.hand)).give(job, self.time_limit)
+        return True
 
-    def _finished(self, again: deque[_Job]) -> Iterator[tuple[_Job, Decoded | Failure]]:
+    def _finished(self, again: deque[_Job]) -> Iterator[tuple[_Job, Parcel | Failure]]:
         """Wait for answers or the next look at the clock; jobs of lost processes go to `again` or come back as failures."""
         links = {process.link: process for process in self._processes}
-        answered = [links[link] for link in wait(list(links), timeout=LOOK) if isinstance(link, Connection)]
+        bell = self._bell = self._bell or _Bell()
+        found = wait([*links, bell.heard], timeout=LOOK)
+        if bell.heard in found:
+            bell.hush()
+        answered = [links[link] for link in found if isinstance(link, Connection)]
         for process in answered:
             try:
                 answer = process.link.recv()
@@ -201,25 +278,32 @@ class DecodePool:
                 process.popen.wait()
                 yield from self._lost(process, "", again)
                 continue
-            yield from self._take(process, answer)
+            yield from self._take(process, answer, bell)
         now = time.monotonic()
         for process in [p for p in self._processes if p not in answered and (p.hand or not p.ready)]:
             if now > process.deadline and not process.link.poll():
                 yield from self._lost(process, f"took longer than the time limit of {self.time_limit:g} s", again)
 
-    def _take(self, process: _Process, answer: tuple[Any, ...]) -> Iterator[tuple[_Job, Decoded | Failure]]:
+    def _take(self, process: _Process, answer: tuple[Any, ...], bell: _Bell) -> Iterator[tuple[_Job, Parcel | Failure]]:
         process.deadline = time.monotonic() + self.time_limit
         if answer[0] == "ready":
             process.ready = True
             return
         slot, job = process.hand.popleft()
-        result = unpack(answer[1], answer[2], process.slots[slot]) if answer[0] == "ok" else None
+        if answer[0] == "ok":
+
+            def release() -> None:
+                process.free.append(slot)
+                bell.ring()
+
+            yield job, Parcel(answer[1], answer[2], process.slots[slot], release)
+            return
         process.free.append(slot)
         if answer[0] == "refused":
             raise answer[1]
-        yield job, Failure(answer[1]) if result is None else result
+        yield job, Failure(answer[1])
 
-    def _lost(self, process: _Process, slow: str, again: deque[_Job]) -> Iterator[tuple[_Job, Decoded | Failure]]:
+    def _lost(self, process: _Process, slow: str, again: deque[_Job]) -> Iterator[tuple[_Job, Parcel | Failure]]:
         """Replace a dead or slow process: its job in hand is tried once more or failed, those behind it are given out again."""
         self._processes.remove(process)
         jobs = [job for _, job in process.hand]

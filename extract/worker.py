@@ -34,19 +34,15 @@ def pack(result: Any, slot: int) -> tuple[bytes, list[int]]:
     return head, sizes
 
 
-def unpack(head: bytes, sizes: list[int], slot: int) -> Any:
-    """The result that `pack` took apart; its arrays are new memory."""
-    buffers, offset = [], 0
-    for size in sizes:
-        buffer = bytearray(size)
-        view = memoryview(buffer)
+def read_into(slot: int, views: list[memoryview]) -> None:
+    """Fill `views`, one after the other, from the beginning of the file `slot`."""
+    offset = 0
+    for view in views:
         while view.nbytes:
             got = os.preadv(slot, [view], offset)
             if got == 0:
                 raise EOFError("a decode process left fewer bytes than it said")
             offset, view = offset + got, view[got:]
-        buffers.append(buffer)
-    return pickle.loads(head, buffers=buffers)
 
 
 def serve(link: Connection, slots: list[int]) -> None:
