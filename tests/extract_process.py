@@ -1,7 +1,11 @@
-"""A process that extracts a toy split, for tests that kill it: argv = clips, stores, backend. Prints how many clips are done."""
+"""A process that extracts a toy split, for tests that kill it; prints how many clips are done.
+
+argv = clips, stores, backend, engine, number of the part, parts.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 import threading
@@ -18,8 +22,9 @@ from fsar_cache.errors import FsarError
 COUNT = 21
 
 
-def config(backend: str) -> ExtractConfig:
-    return ExtractConfig(size=64, frames=4, workers=2, block_rows=8, backend=backend, device="cpu")
+def config(backend: str, engine: str = "local", part: tuple[int, int] = (1, 1)) -> ExtractConfig:
+    made = ExtractConfig(size=64, frames=4, workers=2, block_rows=8, backend=backend, device="cpu", part=part)
+    return dataclasses.replace(made, engine=engine)
 
 
 def main() -> int:
@@ -28,11 +33,11 @@ def main() -> int:
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
-    clips, folder, backend = sys.argv[1:]
+    clips, folder, backend, engine, number, parts = sys.argv[1:]
     try:
         summary = extract(
             split_of(Path(clips), list(range(COUNT))),
-            config(backend),
+            config(backend, engine, (int(number), int(parts))),
             Path(folder),
             report=lambda now: print("done", now.done, flush=True),
             stop=stop,

@@ -1,0 +1,74 @@
+"""The inside of a worker of the engine "ray": what it is, and the slices it makes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extract.compute import Made, Slice
+from extract.config import ExtractConfig, device_of
+from extract.local import Clips, computed
+from extract.probe import file_size
+from extract.product import Product, product_of
+from fsar_cache.errors import MissingError
+from splits.types import Split
+
+
+@dataclass(frozen=True)
+class Given:
+    """What every worker of a run gets: the folder that the command was started in, and what `computed` needs."""
+
+    folder: Path
+    split: Split
+    config: ExtractConfig
+    clips: Clips
+    batch_clips: int
+
+
+def facts(config: ExtractConfig, product: Product, batch_clips: int) -> dict[str, Any]:
+    """What must be equal on machines that make blocks of one store: the fingerprint and the provenance, but for the host."""
+    from extract.run import provenance
+
+    made_by = provenance(config, product, device_of(config.device), batch_clips)
+    del made_by["host"]
+    return {"fingerprint": product.spec.fingerprint, **made_by}
+
+
+class Worker:
+    """One process of the cluster with `workers` decode processes and a device of its own; its backbone is built once, by `ready`."""
+
+    def __init__(self, given: Given, workers: int) -> None:
+        with suppress(OSError):  # another machine may lack the folder; where it is there, relative paths mean the same
+            os.chdir(given.folder)
+        self._given, self._workers = given, workers
+
+    def ready(self) -> tuple[str, dict[str, Any]]:
+        """The name of the machine and its facts, once everything is built."""
+        given = self._given
+        self._product = product_of(given.config, given.split)
+        return platform.node(), facts(given.config, self._product, given.batch_clips)
+
+    def made(self, slices: list[Slice]) -> Iterator[Made]:
+        """The slices, each as it is finished. Raises MissingError where this machine has none of the files that the command saw."""
+        given = self._given
+        rows = [row for part in slices for row in part.rows if row.origin and row.id in given.clips.videos]
+        paths = [given.clips.root / given.clips.videos[row.id].path for row in rows]
+        if paths and all(file_size(path) < 0 for path in paths):
+            raise MissingError(
+                f"{platform.node()} has no {paths[0]}",
+                hint="the videos must lie under the same path on all machines of the cluster",
+            )
+        yield from computed(
+            slices,
+            self._product,
+            given.clips,
+            device_of(given.config.device),
+            given.batch_clips,
+            workers=self._workers,
+            time_limit=given.config.time_limit,
+        )

@@ -1,0 +1,295 @@
+"""The engine "ray" on a small cluster of this machine: the bytes of a local run, whatever becomes of its workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray_workers
+import stores
+import torch
+from toy import split_of, write_clip
+
+from cache.rows import Row
+from cache.store import FeatureStore, open_store
+from extract import ray_engine
+from extract.compute import Slice
+from extract.config import ExtractConfig
+from extract.progress import Progress
+from extract.ray_cluster import Place, connected, places
+from extract.run import extract
+from fsar_cache.errors import Interrupted, MissingError, SpaceError, UsageError
+from splits.types import Split
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+CONFIG = ExtractConfig(size=32, frames=4, workers=2, max_failures=1.0, block_rows=8, device="cpu", engine="ray")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(Path(__file__).parent))  # its processes import ray_workers
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=80_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 good clips; number 18 is none."""
+    folder = tmp_path_factory.mktemp("clips")
+    for i in range(18):
+        write_clip(folder / f"{i:02d}.mp4", i)
+    (folder / "18.mp4").write_text("not a video")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """What one local run makes of all of them, and of a clip whose file is missing."""
+    config = dataclasses.replace(CONFIG, engine="local")
+    return open_store(extract(split_of(clips, list(range(20))), config, tmp_path_factory.mktemp("local")).path)
+
+
+@pytest.fixture
+def split(clips: Path, tmp_path: Path) -> Split:
+    """The same clips in a folder of this test's own."""
+    shutil.copytree(clips, tmp_path / "videos")
+    return split_of(tmp_path / "videos", list(range(20)))
+
+
+def use(worker: type, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> None:
+    """Workers of this class, `workers` of them on this machine."""
+    monkeypatch.setattr(ray_engine, "Worker", worker)
+    if workers > 1:
+        node = ray.nodes()[0]["NodeID"]
+        monkeypatch.setattr(ray_engine, "places", lambda *_, **__: [Place(node, 1, 0)] * workers)
+
+
+def check(path: Path, local: FeatureStore) -> None:
+    assert stores.contents(path) == stores.contents(local.path)
+
+
+def calls(folder: Path) -> list[list[str]]:
+    return [(folder / "calls" / str(i)).read_text().split() for i in range(len(list((folder / "calls").iterdir())))]
+
+
+@pytest.mark.slow
+def test_a_machine_of_a_joined_cluster_is_lost(
+    split: Split, local: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stands first: it makes a cluster of two machines of its own, and nothing may be connected before."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(ray_engine, "SHARE", 1)
+    machine = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=machine)
+    try:
+        second = made.add_node(num_cpus=1, object_store_memory=80_000_000)
+        lost: list[int] = []
+
+        def lose(now: Progress) -> None:
+            if now.done > 1 and not lost:
+                lost.append(now.done)
+                made.remove_node(second, allow_graceful=False)
+
+        monkeypatch.setattr("extract.progress.EVERY", 0.0)
+        config = dataclasses.replace(CONFIG, ray_address=made.address, workers=1)
+        check(extract(split, config, tmp_path, report=lose).path, local)
+        assert lost
+        assert not ray.is_initialized(), "a cluster that was joined is left as it was"
+    finally:
+        made.shutdown()
+
+
+def test_a_share_lost_with_its_worker_is_made_again_and_no_more(
+    cluster: None, split: Split, local: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes, outcomes (of failed clips too) and provenance are those of a local run."""
+    use(ray_workers.DiesOnce, monkeypatch)
+    summary = extract(split, CONFIG, tmp_path)
+    check(summary.path, local)
+    assert [name for name, _ in summary.failed] == ["test/18", "test/19"]
+    first, second = calls(tmp_path)
+    assert len(first) == 10
+    assert set(second) < set(first)
+    assert 1 <= len(first) - len(second) <= 2, "what the lost worker delivered is not made again"
+
+
+@pytest.mark.slow
+def test_workers_that_keep_dying_over_a_block_end_the_run(
+    cluster: None, split: Split, local: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(ray_workers.DiesAlways, monkeypatch)
+    with pytest.raises(
+        SpaceError, match=r"2 Ray workers were lost over block .*2 \(clips '.*' to 'test/19'\)"
+    ) as caught:
+        extract(split, CONFIG, tmp_path)
+    assert "--workers 1" in str(caught.value.hint)
+    monkeypatch.undo()
+    summary = extract(split, CONFIG, tmp_path)
+    assert 0 < summary.skipped <= 8, "the slices that each of the two delivered are saved"
+    check(summary.path, local)
+
+
+@pytest.mark.parametrize(
+    ("worker", "error", "text"),
+    [
+        (ray_workers.Refuses, UsageError, "never this"),
+        pytest.param(ray_workers.Breaks, ZeroDivisionError, "one over nought", marks=pytest.mark.slow),
+        pytest.param(
+            ray_workers.CannotStart,
+            MissingError,
+            "ended before it was ready .*ImportError: no module of that name",
+            marks=pytest.mark.slow,
+        ),
+        (ray_workers.Different, MissingError, "other would make other bytes .*'torch': '1.0'.* there"),
+        pytest.param(ray_workers.Elsewhere, MissingError, "has no /nowhere/00.mp4", marks=pytest.mark.slow),
+    ],
+)
+def test_what_goes_wrong_in_a_worker_arrives_here(
+    cluster: None,
+    split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    worker: type,
+    error: type[Exception],
+    text: str,
+) -> None:
+    use(worker, monkeypatch)
+    with pytest.raises(error, match=text) as caught:
+        extract(split, CONFIG, tmp_path)
+    if error is UsageError:
+        assert type(caught.value) is UsageError
+        assert caught.value.hint == "but that"  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker", [ray_workers.Worker, ray_workers.Different, ray_workers.DiesOnce])
+@pytest.mark.parametrize("backend", ["zarr", "hdf5"])
+def test_two_workers_make_what_one_makes(
+    cluster: None,
+    split: Split,
+    local: FeatureStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    worker: type,
+    backend: str,
+) -> None:
+    """Shares of one block; one worker differs and is left out, or is lost."""
+    monkeypatch.setattr(ray_engine, "SHARE", 1)
+    use(worker, monkeypatch, workers=2)
+    with open_store(extract(split, dataclasses.replace(CONFIG, backend=backend), tmp_path).path) as store:
+        assert store.load().tobytes() == local.load().tobytes()
+        assert [store.outcome(i) for i in range(20)] == [local.outcome(i) for i in range(20)]
+    assert ("a Ray worker is left out: other" in capsys.readouterr().err) == (worker is ray_workers.Different)
+
+
+@pytest.mark.slow
+def test_stopping_saves_what_has_arrived(
+    cluster: None, split: Split, local: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("extract.progress.EVERY", 0.0)
+    stop = threading.Event()
+    with pytest.raises(Interrupted) as caught:
+        extract(split, CONFIG, tmp_path, stop=stop, report=lambda now: stop.set() if now.done >= 3 else None)
+    saved = int(str(caught.value).split("with ")[1].split(" ")[0])
+    assert 3 <= saved < 20
+    monkeypatch.undo()
+    summary = extract(split, dataclasses.replace(CONFIG, engine="local"), tmp_path)
+    assert (summary.skipped, summary.made) == (saved, 20 - saved)
+    check(summary.path, local)
+
+
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "head", "head:port"])
+def test_addresses_of_other_forms_are_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="HOST:PORT"), connected(address):
+        pass
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(MissingError, match=f"no Ray cluster answers at {address}"), connected(address):
+            pass
+
+
+def test_another_cluster_than_the_one_joined_is_refused(cluster: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(UsageError, match="this process is connected"), connected(address):
+            pass
+
+
+def test_without_ray_the_command_says_how_to_get_it(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingError, match="engine ray can't be used") as caught:
+        extract(split, CONFIG, tmp_path)
+    assert "pip install 'fsar-cache[ray]'" in str(caught.value.hint)
+
+
+def node(cpus: float, gpus: float = 0, alive: bool = True) -> dict[str, object]:
+    name = f"{cpus:g}+{gpus:g}"
+    return {"NodeID": name, "Alive": alive, "Resources": {k: v for k, v in (("CPU", cpus), ("GPU", gpus)) if v}}
+
+
+def test_places_are_machines_or_accelerators(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [node(0), node(16), node(8, 2), node(64, 8, alive=False), node(2, 4)]
+    cpu = [Place("16+0", 16, 0), Place("8+2", 8, 0), Place("2+4", 2, 0)]
+    assert places(nodes, 0, accelerator=False) == cpu
+    assert "6 accelerators are not used" in capsys.readouterr().err
+    assert [place.cpus for place in places(nodes, 3, accelerator=False)] == [3, 3, 2]
+    capsys.readouterr()
+    gpu = [Place("8+2", 4, 1)] * 2 + [Place("2+4", 0, 1)] * 4
+    assert places(nodes, 0, accelerator=True) == gpu
+    assert [place.cpus for place in places(nodes, 3, accelerator=True)] == [3, 3, 0, 0, 0, 0]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(MissingError, match="no accelerators"):
+        places([node(16)], 0, accelerator=True)
+
+
+def test_shares_are_whole_blocks_taken_as_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "SHARE", 10)
+    taken = []
+
+    def slices() -> Iterator[Slice]:
+        for block, rows in enumerate([8, 8, 24, 3]):
+            taken.append(block)
+            for first in range(0, rows, 4):
+                yield Slice(
+                    block, first, [Row(f"{block}.{i}", "c", "train") for i in range(first, first + min(4, rows))]
+                )
+
+    shares = ray_engine._shares(slices())
+    assert sorted({block for block, _ in next(shares).left}) == [0, 1]
+    assert taken == [0, 1, 2]
+    rest = list(shares)
+    assert [sorted({block for block, _ in share.left}) for share in rest] == [[2], [3]]
+    assert [len(share.left) for share in rest] == [6, 1]
+    assert str(rest[1]) == "block 3 (clips '3.0' to '3.2')"
