@@ -16,7 +16,7 @@ from extract.config import ExtractConfig
 from extract.probe import file_size
 from extract.product import flips_allowed
 from fsar_cache.console import warn
-from fsar_cache.errors import MissingError, SpaceError, unknown
+from fsar_cache.errors import MissingError, SpaceError, UsageError, unknown
 from splits.types import Split, Video
 
 SHOWN = 3
@@ -85,7 +85,8 @@ def prepare(
 
     Made again are blocks with failed clips whose files appeared or changed since, and with `retry_failed` all blocks with failed clips.
     Nothing is written before everything is known to fit: raises MissingError where there is something to do and no file of the dataset is
-    there, SpaceError where the disk is too small, and what `cache.store.create` raises.
+    there, SpaceError where the disk is too small, and what `cache.store.create` raises; UsageError where blocks underway hold training
+    views that were begun in another way.
     """
     _require_names(split, config)
     rows = rows_of(split, config)
@@ -101,6 +102,7 @@ def prepare(
         with made([]) as store:
             store.require_origins(rows)
             again = blocks_again(store, rows, retry_failed)
+            _require_rule(store, rows, again, view_rule(config, split.flips))
             todo = without_features(store, rows, again)
             needed = _unfinished(store) + int((store.numbers_of(rows) < 0).sum())
     _require_files(split, rows, todo)
@@ -111,6 +113,20 @@ def prepare(
             for block in again:
                 writer.drop_block(block)
     return made(rows)
+
+
+def _require_rule(store: FeatureStore, rows: list[Row], again: list[int], drawn: str) -> None:
+    """UsageError where blocks to do also hold training views that are not among `rows` and were planned to be drawn in another way."""
+    asked = {(row.id, row.view) for row in rows}
+    for block in {*store.blocks_of(rows)} - store.done | {*again}:
+        for row in store.rows[slice(*store.block_range(block))]:
+            if row.view and row.origin and (row.id, row.view) not in asked and not row.origin.endswith(f"; {drawn}"):
+                begun = row.origin.rpartition("; ")[2]
+                raise UsageError(
+                    f"{store.path} has blocks underway with training views that are not asked for now, but would be made: "
+                    f"{begun} then, {drawn} now",
+                    hint="finish what was begun first, or draw views by the same settings here",
+                )
 
 
 def blocks_again(store: FeatureStore, rows: list[Row], retry_failed: bool) -> list[int]:

@@ -16,6 +16,7 @@ from cache.spec import FeatureSpec
 from extract.backbone import Backbone
 from extract.clip import Task, task_of
 from extract.config import AUTOCAST, ExtractConfig, backbone_of, spec_of
+from extract.sampling import SAMPLING
 from extract.transforms import TRANSFORMS
 from fsar_cache.draws import generator
 from fsar_cache.errors import UsageError
@@ -61,6 +62,8 @@ class FeatureProduct(Product):
 
     def __init__(self, config: ExtractConfig, backbone: Backbone, flips: bool = False) -> None:
         self._config, self._flips = config, flips_allowed(config, flips)
+        if config.views:
+            _require_draws(config)
         self.spec = spec_of(config, backbone)
         self.frames = config.frames
         self.weights, self.packages = config.weights, ("timm", "open_clip_torch")
@@ -91,6 +94,12 @@ class FeatureProduct(Product):
         with mixed:
             rows: Tensor = self._head(clips)
         return rows if rows.dtype == torch.uint8 else rows.float()
+
+
+def _require_draws(config: ExtractConfig) -> None:
+    """UsageError for training rules that are unknown or draw nothing."""
+    SAMPLING.get(config.train_sampling)(config.frames, config.frames, generator("try"))
+    TRANSFORMS.get(config.train_transform)(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), config.size, generator("try"))
 
 
 def flips_allowed(config: ExtractConfig, flips: bool) -> bool:
