@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,9 @@ class _Open:
 
 
 class Assembly:
-    """Cuts unfinished blocks into slices of `clips` rows and puts the results together again; one thread, inside the writer's lock.
+    """Cuts unfinished blocks into slices of `clips` rows and puts the results together again, inside the writer's lock.
+
+    One thread may take slices while another saves them.
 
     A journalled slice counts as done if it was made in the same way (`made_by`) from the same clips, unless one of its clips was absent
     and is now among `ids`, or failed and is to be tried again.
@@ -50,25 +53,32 @@ class Assembly:
         self._ids, self._retry_failed = ids, retry_failed
         self._blocks = blocks
         self._open: dict[int, _Open] = {}
+        self._turn = threading.Lock()
 
     def slices(self) -> Iterator[Slice]:
         """Every slice that no journal holds, in order; blocks open as they are reached."""
-        rows = self._store.rows
         for block in self._blocks:
-            first, last = self._store.block_range(block)
-            firsts = list(range(0, last - first, self._clips))
-            journal = self._writer.journal(block)
-            left = []
-            for place in firsts:
-                part = Slice(block, place, rows[first + place : min(first + place + self._clips, last)])
-                if place in journal.batches and self._holds(journal.batches[place], part):
-                    self._meter.skip(len(part.rows))
-                else:
-                    left.append(part)
-            self._open[block] = _Open(journal, firsts, len(left))
-            if not left:
-                self._write(block)
+            with self._turn:
+                left = self._opened(block)
             yield from left
+
+    def _opened(self, block: int) -> list[Slice]:
+        """Open a block (or write it, where its journal holds everything); the slices left to do."""
+        rows = self._store.rows
+        first, last = self._store.block_range(block)
+        firsts = list(range(0, last - first, self._clips))
+        journal = self._writer.journal(block)
+        left = []
+        for place in firsts:
+            part = Slice(block, place, rows[first + place : min(first + place + self._clips, last)])
+            if place in journal.batches and self._holds(journal.batches[place], part):
+                self._meter.skip(len(part.rows))
+            else:
+                left.append(part)
+        self._open[block] = _Open(journal, firsts, len(left))
+        if not left:
+            self._write(block)
+        return left
 
     def _key(self, part: Slice) -> str:
         """What the rows of a slice are made from and how."""
@@ -86,14 +96,15 @@ class Assembly:
 
     def save(self, made: Made) -> None:
         """Journal one computed slice; write its block if that was the last one."""
-        opened = self._open[made.block]
-        first = self._store.block_range(made.block)[0] + made.first
-        rows = self._store.rows[first : first + len(made.outcomes)]
-        opened.journal.add(made.first, made.features, made.outcomes, self._key(Slice(made.block, made.first, rows)))
-        opened.left -= 1
-        self._meter.count(made.outcomes)
-        if not opened.left:
-            self._write(made.block)
+        with self._turn:
+            opened = self._open[made.block]
+            first = self._store.block_range(made.block)[0] + made.first
+            rows = self._store.rows[first : first + len(made.outcomes)]
+            opened.journal.add(made.first, made.features, made.outcomes, self._key(Slice(made.block, made.first, rows)))
+            opened.left -= 1
+            self._meter.count(made.outcomes)
+            if not opened.left:
+                self._write(made.block)
 
     def _write(self, block: int) -> None:
         opened = self._open.pop(block)

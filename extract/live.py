@@ -34,8 +34,8 @@ def live_clips(
     """Decode and transform `videos`, in their order: uint8 [n, frames, size, size, 3] on `device`.
 
     keys: one tuple of plain data per clip that its random frames, crop and flip depend on, and nothing else; None for the
-    deterministic rules. The transform of a key draws from generator("transform", *key), and mirrors nothing without `flip`. Raises MissingError naming a clip that
-    can't be decoded: an episode has no room for it, so bad clips are to be excluded beforehand.
+    deterministic rules. The transform of a key draws from generator("transform", *key), and mirrors nothing without `flip`. Raises
+    MissingError naming a clip that can't be decoded: an episode has no room for it, so bad clips are to be excluded beforehand.
     """
     apply = TRANSFORMS.get(transform)
     made = torch.empty(len(videos), frames, size, size, 3, dtype=torch.uint8, device=device)

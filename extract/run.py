@@ -26,6 +26,7 @@ from extract.machine import machine_type
 from extract.prepare import prepare, rows_of
 from extract.product import Product, flips_allowed, product_of
 from extract.progress import Meter, Progress, Report
+from extract.saving import Saver
 from fsar_cache.console import say
 from fsar_cache.errors import FailedVideosError, Interrupted, UsageError
 from splits.types import Split
@@ -121,9 +122,10 @@ class _Run:
             assembly = Assembly(
                 self.store, writer, todo, batch, made_by, meter, ids=videos.keys(), retry_failed=retry_failed
             )
-            for made in self._engine(assembly.slices(), Clips(self.split.root, videos), batch):
-                assembly.save(made)
-                meter.tell()
+            with Saver(assembly.save) as saver:
+                for made in self._engine(assembly.slices(), Clips(self.split.root, videos), batch):
+                    saver.put(made)
+                    meter.tell()
         meter.tell(always=True)
         if not self.store.done.issuperset(todo):
             raise Interrupted(
