@@ -11,7 +11,7 @@ from cache.features import FeatureStore
 from cache.folder import HEADER
 from cache.rows import Row
 from cache.spec import FeatureSpec
-from cache.store import create
+from cache.store import create, default_block_rows
 from extract.config import ExtractConfig
 from extract.probe import file_size
 from extract.product import flips_allowed
@@ -30,8 +30,11 @@ VIEWLESS = ("val", "test")
 def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
     """The rows that `config` asks for (without one: the evaluation view of every clip), partition after partition, view after view.
 
-    A row whose file isn't there has no origin. The origin of a training view also says how it is drawn.
+    A row whose file isn't there has no origin. The origin of a training view also says how it is drawn. UsageError for a partition or
+    class that the dataset doesn't have.
     """
+    if config is not None:
+        _require_names(split, config)
     sizes: dict[str, int] = {}
     rows = []
     for part in split.parts.values():
@@ -88,7 +91,6 @@ def prepare(
     there, SpaceError where the disk is too small, and what `cache.store.create` raises; UsageError where blocks underway hold training
     views that were begun in another way.
     """
-    _require_names(split, config)
     rows = rows_of(split, config)
 
     def made(planned: list[Row]) -> FeatureStore:
@@ -107,7 +109,9 @@ def prepare(
             needed = _unfinished(store) + int((store.numbers_of(rows) < 0).sum())
     _require_files(split, rows, todo)
     if not config.force:
-        require_space(path, math.ceil(needed / config.part[1]) * spec.row_bytes)
+        block_rows = config.block_rows or default_block_rows(spec.row_bytes, len(rows))
+        mine = math.ceil(math.ceil(needed / block_rows) / config.part[1]) * block_rows
+        require_space(path, min(needed, mine) * spec.row_bytes)
     if again:
         with made([]) as store, store.writer() as writer:
             for block in again:

@@ -255,7 +255,7 @@ def test_training_needs_its_views_to_be_there(split: Split, stored: FeatureStore
 def test_flow_and_text_have_no_views() -> None:
     for kind in ("flow", "text"):
         with pytest.raises(ValueError, match="training views are of features"):
-            ExtractConfig(kind=kind, views=1)  # type: ignore[arg-type]
+            ExtractConfig(kind=kind, views=1)
 
 
 @pytest.mark.parametrize(
