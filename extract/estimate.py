@@ -50,7 +50,7 @@ def estimate(
     workers = config.workers or cores()
     shared = (decode + compute) / cores() if device.type == "cpu" else compute
     each = max(decode / workers, shared)
-    return Estimate(len(chosen), len(chosen) - len(clips), decode, compute, each * len(rows) / config.part[1])
+    return Estimate(len(chosen), len(chosen) - len(clips), decode, compute, each * len(rows))
 
 
 def _compute_seconds(config: ExtractConfig, product: Product, device: torch.device, clip: Decoded) -> float:

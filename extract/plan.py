@@ -8,7 +8,8 @@ from pathlib import Path
 from cache.folder import HEADER
 from cache.rows import Row
 from cache.spec import FeatureSpec
-from cache.store import open_store
+from cache.store import default_block_rows, open_store
+from cache.table import RowTable
 from extract.config import ExtractConfig, device_of, store_path
 from extract.estimate import Estimate, estimate
 from extract.prepare import blocks_again, free_bytes, rows_of, without_features
@@ -20,7 +21,7 @@ __all__ = ["Estimate", "Plan", "plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """clips: rows wanted (views count); todo: those without features; bytes: to write; free: on the disk.
+    """clips: rows wanted of this part (views count); todo: those without features; bytes: to write; free: on the disk.
 
     absent: ids of clips to do whose files are not there; estimate: None unless clips were tried.
     """
@@ -41,10 +42,23 @@ def plan(split: Split, config: ExtractConfig, folder: Path, *, tries: int = 0, r
     spec = product.spec
     path = store_path(folder, split.name, spec, config.part)
     rows = rows_of(split, config)
+    rows = _of_part(path, rows, config, spec) if config.part != (1, 1) else rows
     todo = _todo(path, rows, retry_failed)
     there, absent = [row for row in todo if row.origin], [row.id for row in todo if not row.origin]
     cost = estimate(split, config, product, device_of(config.device), there, tries) if tries and there else None
     return Plan(path, spec, len(rows), len(todo), len(todo) * spec.row_bytes, free_bytes(folder), absent, cost)
+
+
+def _of_part(path: Path, rows: list[Row], config: ExtractConfig, spec: FeatureSpec) -> list[Row]:
+    """The rows in the blocks that are this part's."""
+    table = RowTable(config.block_rows or default_block_rows(spec.row_bytes, len(rows)))
+    if (path / HEADER).exists():
+        with open_store(path) as store:
+            table = store.medium.load_table()
+    table = table.with_rows(rows)
+    blocks, _ = table.locate(table.numbers_of(rows))
+    part, of = config.part
+    return [row for row, block in zip(rows, blocks.tolist(), strict=True) if block % of == part - 1]
 
 
 def _todo(path: Path, rows: list[Row], retry_failed: bool) -> list[Row]:

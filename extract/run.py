@@ -94,8 +94,11 @@ def extract(
         meter.skip(sum(sizes[block] for block in mine if block not in todo))
         if todo:
             run = _Run(store, split, config, product, device, stop or threading.Event())
-            if sum(sizes[block] for block in todo) >= WORTH_A_TRY:
-                _say_estimate(estimate(split, config, product, device, [r for r in rows if r.origin], tries=4))
+            inside = {number for block in todo for number in range(*store.block_range(block))}
+            numbers = store.numbers_of(rows).tolist()
+            there = [row for row, number in zip(rows, numbers, strict=True) if number in inside and row.origin]
+            if len(there) >= WORTH_A_TRY:
+                _say_estimate(estimate(split, config, product, device, there, tries=4))
             run.fill(todo, meter, retry_failed)
         return _summary(store, mine, rows, config, meter.now)
 

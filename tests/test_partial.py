@@ -305,6 +305,23 @@ def test_row_shapes_are_known_before_anything_is_computed(name: str) -> None:
     assert name.startswith("timm:") or name in BACKBONES.names()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_plan_of_a_part_is_what_the_part_makes(split: Split, tmp_path: Path, begun: bool) -> None:
+    plans, made = [], []
+    for number in (1, 2, 3):
+        config = dataclasses.replace(SMALL, part=(number, 3))
+        if begun:
+            extract(split, dataclasses.replace(config, partitions=("test",)), tmp_path)
+        plans.append(plan(split, config, tmp_path, tries=1))
+        made.append(extract(split, config, tmp_path).made)
+        assert plan(split, config, tmp_path).todo == 0
+    assert [each.todo for each in plans] == made
+    assert [each.bytes for each in plans] == [each.todo * 4 * 512 * 4 for each in plans]
+    assert sum(each.clips for each in plans) == 14
+    if not begun:
+        assert made == [6, 4, 4], "blocks of four in turn"
+
+
 def test_a_spec_names_the_bytes_of_its_rows() -> None:
     config = dataclasses.replace(SMALL, cut="map")
     spec = spec_of(config, backbone_of(config))
@@ -346,10 +363,10 @@ def test_the_command_takes_parts_of_a_dataset_and_shows_its_estimate(
 def test_long_runs_say_first_how_long_they_take(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("extract.run.WORTH_A_TRY", 10)
-    extract(split, SMALL, tmp_path)
+    monkeypatch.setattr("extract.run.WORTH_A_TRY", 9)
+    extract(split, dataclasses.replace(SMALL, partitions=("train",)), tmp_path)
     said = capsys.readouterr().err
     assert "tried 4 clips: " in said
     assert " min in all" in said
     extract(split, SMALL, tmp_path)
-    assert "tried" not in capsys.readouterr().err
+    assert "tried" not in capsys.readouterr().err, "five clips are soon done"
