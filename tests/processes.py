@@ -24,6 +24,14 @@ def descendants(pid: int) -> list[int]:
     return family[1:]
 
 
+def command(pid: int) -> str:
+    """The command line of a process; "" where it is no more."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def gone(pids: list[int], within: float) -> bool:
     """Whether none of the processes runs any more, after waiting at most `within` seconds for it."""
 
