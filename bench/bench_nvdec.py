@@ -70,6 +70,7 @@ def rate(paths: list[Path], decoder: str, workers: int) -> float:
         begin = time.perf_counter()
         got = list(many.map(tasks))
         seconds = time.perf_counter() - begin
+    print(f"  {paths[0].stem} {decoder}, {workers} processes: {len(tasks) / seconds:.1f} clips/s", file=sys.stderr)
     lost = [result.reason for _, result in warm + got if isinstance(result, Failure)]
     if lost:
         sys.exit(f"{decoder}: {len(lost)} clips failed: {lost[0]}")

@@ -54,19 +54,31 @@ def test_an_error_reaches_whoever_puts_next_or_the_end() -> None:
             raise SpaceError("the disk is full")
         saved.append(each.first)
 
-    with pytest.raises(SpaceError, match="disk is full"), Saver(fail) as saver:
-        for i in range(1000):
-            saver.put(made(i))
-            time.sleep(0.001)
+    def many() -> None:
+        with Saver(fail) as saver:
+            for i in range(1000):
+                saver.put(made(i))
+                time.sleep(0.001)
+
+    def last() -> None:
+        with Saver(fail) as saver:
+            saver.put(made(2))
+
+    with pytest.raises(SpaceError, match="disk is full"):
+        many()
     assert saved == [0, 1]
-    with pytest.raises(SpaceError, match="disk is full"), Saver(fail) as saver:
-        saver.put(made(2))
+    with pytest.raises(SpaceError, match="disk is full"):
+        last()
 
 
 def test_what_ends_the_work_is_not_hidden_by_what_ends_the_saving() -> None:
     def fail(_: Made) -> None:
         raise SpaceError("the disk is full")
 
-    with pytest.raises(KeyboardInterrupt), Saver(fail) as saver:
-        saver.put(made(0))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with Saver(fail) as saver:
+            saver.put(made(0))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
