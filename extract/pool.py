@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import Any
 
 from extract.clip import Decoded, Task, decode_clip
-from extract.worker import FEWER, read_into
-from fsar_cache.errors import MissingError, SpaceError
+from extract.worker import read_into
+from fsar_cache.errors import MissingError
 
 DEPTH = 2
 """Tasks a process holds: one in hand, one waiting."""
@@ -232,8 +232,8 @@ class DecodePool:
         """Yield (position of the task, its result to be opened or `Failure`) as they finish; at most workers * 2 tasks are taken ahead.
 
         A process waits while its results are not opened. Ends early once `stop` is set. Raises the FsarError of a task that is wrong in
-        itself (an unknown rule), MissingError where processes cannot start, and SpaceError where one has no memory or is killed from
-        outside twice over one task: that is the machine's trouble, which says nothing about a clip.
+        itself (an unknown rule), MissingError where processes cannot start, and SpaceError where one says that it has no memory: that is
+        the machine's trouble, which says nothing about a clip.
         """
         source = enumerate(tasks)
         again: deque[_Job] = deque()
@@ -318,9 +318,12 @@ class DecodePool:
             job.losses += 1
             if job.losses == 1:
                 again.append(job)
-            elif how == signal.SIGKILL.name:
-                raise SpaceError(
-                    "a decode process was killed twice over one clip, most likely for want of memory", hint=FEWER
+            elif how == signal.SIGKILL.name and not slow:
+                yield (
+                    job,
+                    Failure(
+                        "the decode process was killed twice over it, perhaps for want of memory (--workers 1 needs less)"
+                    ),
                 )
             else:
                 yield job, Failure(slow or f"the decode process died twice over it ({how})")

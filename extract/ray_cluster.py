@@ -92,7 +92,7 @@ def _require_answer(address: str) -> None:
     if address in ("", "auto"):
         return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
+    if not host or not port.isdecimal() or "/" in host:
         raise UsageError(
             f"a Ray address is HOST:PORT or auto, got {address!r}",
             hint="take the one that ray start --head printed, on a machine of the cluster",

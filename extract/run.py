@@ -7,7 +7,7 @@ import platform
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -174,17 +174,26 @@ def provenance(
         "torch",
         *product.packages,
         "numpy",
+        "pillow",
         *([PACKAGES[decoder]] if decoder in PACKAGES else []),
     )
     return {
         "decoder": decoder,
-        "packages": {package: version(package) for package in packages},
+        "packages": {package: _version(package) for package in packages},
         "host": platform.node(),
         "device": machine_type(device),
         "weights": product.weights,
         "batch_clips": clips,
         **({"views": dict(views)} if views else {}),
     }
+
+
+def _version(package: str) -> str:
+    """Of an installed package; what stands in its place under another name (another build of OpenCV) has none that is known."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def view_settings(config: ExtractConfig, flips: bool) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def source_of(weights: str, known: Sequence[str]) -> tuple[str, str]:
 
 def seed_of(text: str) -> int:
     """The seed of "random:SEED"; UsageError where it is no whole number."""
-    if not text.isdigit() or int(text) >= 2**63:
+    if not text.isdecimal() or int(text) >= 2**63:
         raise UsageError(f"weights 'random:{text}' need a whole number as seed", hint="for example random:0")
     return int(text)
 

@@ -14,14 +14,14 @@ def err() -> Console:
     """The console for everything that is not a result (stderr; plain text when it is not a terminal)."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, emoji=False, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 def out() -> Console:
     """The console for results (stdout)."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(emoji=False, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def say(text: str) -> None:

@@ -84,6 +84,10 @@ def _why(recipe: str | None, head: str | None) -> str:
 
 def _words(features: Features) -> str:
     f = features
+    if f.store is not None:
+        return f"the store {f.store}, {f.frames} frames" + (
+            "" if f.normalise == "none" else f", normalised {f.normalise}"
+        )
     words = f"{f.backbone}, weights {f.weights}, cut {f.cut}, {f.frames} frames of {f.size} pixels"
     words += f", {f.views} training views" if f.views else ""
     return words if f.normalise == "none" else f"{words}, normalised {f.normalise}"

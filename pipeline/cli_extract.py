@@ -57,7 +57,9 @@ def extract(
     engine: Annotated[str, typer.Option(help="local, or ray (pip install 'fsar-cache[ray]')")] = "local",
     ray_address: Annotated[str, typer.Option(help="of a running Ray cluster; empty: start one here")] = "",
     workers: Workers = 0,
-    decoder: Annotated[str, typer.Option(help="auto, pyav, decord or nvdec (fsar-cache list decoders)")] = "auto",
+    decoder: Annotated[
+        str, typer.Option(help="auto, pyav, decord, nvdec or nvdec-torchcodec (fsar-cache list decoders)")
+    ] = "auto",
     device: Device = "auto",
     backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "zarr",
     max_failures: MaxFailures = 0.02,
@@ -89,6 +91,6 @@ def extract(
 def _part(text: str) -> tuple[int, int]:
     """The numbers of I/N; UsageError for anything else."""
     one, slash, of = text.partition("/")
-    if not (slash and one.isdigit() and of.isdigit() and 1 <= int(one) <= int(of)):
+    if not (slash and one.isdecimal() and of.isdecimal() and 1 <= int(one) <= int(of)):
         raise UsageError(f"--part wants I/N with I from 1 to N, got {text!r}", hint="for example --part 2/4")
     return int(one), int(of)

@@ -15,7 +15,6 @@ from fsar_cache.settings import build, override, read_toml
 from splits.episodes import MinClass, UnlabelledSampling
 from splits.types import Protocol
 
-
 CUTS = ("pooled", "map", "frames", "video")
 """The cuts beside those that enter a numbered block; which of them a backbone has, it says itself."""
 

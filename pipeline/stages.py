@@ -66,7 +66,8 @@ def extract(
     except ValueError as error:
         raise UsageError(str(error)) from error
     if ":" in dataset and features.weights.startswith("random:") and features.cut != "frames" and kind != "flow":
-        better = "openclip:openai" if features.backbone.startswith("clip") else "timm:resnet18.a1_in1k"
+        hubs = {"clip": "openclip:openai", "vide": "file:PATH"}
+        better = hubs.get(features.backbone[:4], "timm:resnet18.a1_in1k")
         warn(f"weights {features.weights} have seen nothing; for real videos rather --weights {better}")
     work = _text if kind == "text" else _plan if dry_run else _extract
     return [work(name, config, retry_failed) for name in expand(dataset)]
@@ -172,7 +173,9 @@ def run(recipe: Recipe, folder: Path, sets: Sequence[str], how: Mapping[str, Any
     datasets += [recipe.target.dataset] if recipe.target.dataset not in datasets else []
     _render_missing(datasets)
     for name in datasets:
-        if recipe.features.cut == "video":
+        if recipe.features.store is not None:
+            say(f"extract {name}: nothing to do, the recipe uses the store {recipe.features.store}")
+        elif recipe.features.cut == "video":
             say(f"extract {name}: nothing to do, the recipe decodes live video")
         else:
             extract(name, recipe.features, how)

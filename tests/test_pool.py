@@ -115,12 +115,21 @@ def test_a_wrong_request_is_raised_as_it_is(shared: DecodePool) -> None:
         run(shared, [("missing", "decoder here")])
 
 
-@pytest.mark.parametrize("trouble", ["memory", "killed"])
-def test_the_machines_trouble_is_no_failed_clip(trouble: str) -> None:
+def test_want_of_memory_is_no_failed_clip() -> None:
     with pool(2) as many, pytest.raises(SpaceError, match="memory") as caught:
-        run(many, [("square", 1), (trouble, None), *[("square", i) for i in range(9)]])
+        run(many, [("square", 1), ("memory", None), *[("square", i) for i in range(9)]])
     assert caught.value.exit_code == 6
     assert "--workers" in str(caught.value.hint)
+
+
+def test_a_process_killed_twice_over_one_clip_fails_that_clip() -> None:
+    with pool(2) as many:
+        got = run(many, [("square", 1), ("killed", None), *[("square", i) for i in range(9)]])
+    failure = got.pop(1)
+    assert isinstance(failure, Failure)
+    assert "killed twice" in failure.reason
+    assert "--workers 1" in failure.reason
+    assert [got[i] for i in sorted(got)] == [1, *[i * i for i in range(9)]]
 
 
 def test_ctrl_c_while_processes_start_is_for_their_owner_alone(tmp_path: Path) -> None:
