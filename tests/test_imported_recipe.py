@@ -20,10 +20,12 @@ part = "train"
 [target]
 dataset = "csv:target.csv"
 part = "test"
+unlabelled = "train"
 [train]
 way = 3
 shot = 1
 query = 2
+unlabelled = 3
 iterations = 6
 [eval]
 way = 3
