@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,3 +19,12 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}; set FSAR_SHARED to the folder of shared cases and clips")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread in the tensor library, as in the compute threads of an extraction, so that bytes can be compared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

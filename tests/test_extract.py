@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import videos
-from toy import split_of, write_clip
+from toy import split_of, write_clip, write_clips
 
 from cache.store import FeatureStore, open_store
 from extract.clip import decode_clip, task_of
@@ -32,23 +32,14 @@ from fsar_cache.settings import build
 from pipeline.cli import main
 from splits.types import Part, Split, Video
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ExtractConfig(size=32, frames=4, workers=2, max_failures=1.0, block_rows=8, device="cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """21 good clips, then an empty file, a text file and a truncated one."""
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(21):
-        write_clip(folder / f"{i:02d}.mp4", i)
+    folder = write_clips(tmp_path_factory.mktemp("clips"), 21)
     (folder / "21.mp4").write_bytes(b"")
     (folder / "22.mp4").write_text("not a video")
     (folder / "23.mp4").write_bytes((folder / "00.mp4").read_bytes()[:700])

@@ -8,38 +8,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import extract_process
 import pytest
-import torch
 from extract_process import COUNT, config
 from processes import command, descendants, gone
-from toy import split_of, write_clip
+from toy import split_of, write_clips
 
 from cache.merge import merge
 from cache.store import FeatureStore, open_store, stores_under
 from extract.run import extract
 from fsar_cache.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = extract_process.__file__
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(COUNT):
-        write_clip(folder / f"{i:02d}.mp4", i)
-    return folder
+    return write_clips(tmp_path_factory.mktemp("clips"), COUNT)
 
 
 @pytest.fixture(scope="module")

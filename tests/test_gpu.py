@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import split_of, write_clip
+from toy import split_of, write_clips
 
 from cache.store import open_store
 from extract.backbone import BACKBONES, build_backbone
@@ -24,9 +24,7 @@ SMALL = ExtractConfig(size=64, frames=4, workers=2, max_failures=1.0, block_rows
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Split:
     """21 good clips and an empty file among them."""
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(21):
-        write_clip(folder / f"{i:02d}.mp4", i)
+    folder = write_clips(tmp_path_factory.mktemp("clips"), 21)
     (folder / "21.mp4").write_bytes(b"")
     return split_of(folder, list(range(22)))
 

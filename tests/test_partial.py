@@ -6,14 +6,13 @@ import dataclasses
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toy import write_clip
+from toy import write_clips
 
 from cache.store import FeatureStore, open_store, stores_under
 from extract.backbone import BACKBONES
@@ -25,23 +24,13 @@ from pipeline.cli import main
 from pipeline.sources import StoreSource
 from splits.types import Part, Split, Video
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ExtractConfig(size=32, frames=4, workers=2, block_rows=4, device="cpu", max_failures=1.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(14):
-        write_clip(folder / f"{i:02d}.mp4", i)
-    return folder
+    return write_clips(tmp_path_factory.mktemp("clips"), 14)
 
 
 def split_of(folder: Path, train: int = 9, test: int = 5) -> Split:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import stores
-import torch
-from toy import split_of, write_clip
+from toy import split_of, write_clip, write_clips
 
 from cache.merge import left_out, merge
 from cache.store import FeatureStore, open_store
@@ -19,25 +17,16 @@ from fsar_cache.errors import FailedVideosError
 from pipeline.cli import main
 from splits.types import Split
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 COUNT = 22
 CONFIG = ExtractConfig(size=32, frames=4, workers=1, max_failures=1.0, block_rows=4, device="cpu")
 BACKENDS = ("zarr", "hdf5")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     """22 clips in blocks of 4; number 9 is damaged and number 21 missing."""
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(COUNT - 1):
-        write_clip(folder / f"{i:02d}.mp4", i)
+    folder = write_clips(tmp_path_factory.mktemp("clips"), COUNT - 1)
     (folder / "09.mp4").write_text("not a video")
     return split_of(folder, list(range(COUNT)))
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import ray_workers
 import stores
-import torch
-from toy import split_of, write_clip
+from toy import split_of, write_clips
 
 from cache.rows import Row
 from cache.store import FeatureStore, open_store
@@ -32,12 +31,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 CONFIG = ExtractConfig(size=32, frames=4, workers=2, max_failures=1.0, block_rows=8, device="cpu", engine="ray")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +53,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """18 good clips; number 18 is none."""
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(18):
-        write_clip(folder / f"{i:02d}.mp4", i)
+    folder = write_clips(tmp_path_factory.mktemp("clips"), 18)
     (folder / "18.mp4").write_text("not a video")
     return folder
 

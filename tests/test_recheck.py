@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from toy import split_of, write_clip
+from toy import split_of, write_clip, write_clips
 
 from cache.features import FeatureStore
 from cache.rows import Outcome, Row
@@ -31,25 +30,16 @@ from fsar_cache.errors import IntegrityError, MissingError, UsageError
 from pipeline.cli import main
 from splits.types import Split
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ExtractConfig(size=32, frames=4, workers=1, block_rows=8, device="cpu", max_failures=1.0)
 OTHER_CPU = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 """Makes a process compute as an old processor would."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eleven clips; number 10 is no video."""
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(10):
-        write_clip(folder / f"{i:02d}.mp4", i)
+    folder = write_clips(tmp_path_factory.mktemp("clips"), 10)
     (folder / "10.mp4").write_text("not a video")
     return folder
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from toy import write_clip
+from toy import write_clips
 
 from cache.merge import merge
 from cache.store import FeatureStore, open_store
@@ -26,26 +25,16 @@ from fsar_cache.errors import IntegrityError, Interrupted, MissingError, UsageEr
 from pipeline.sources import StoreSource
 from splits.types import Part, Split, Video
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ExtractConfig(
     cut="frames", size=32, frames=4, workers=2, block_rows=8, device="cpu", max_failures=1.0, views=2, view_seed=7
 )
 TRAIN, VAL, TEST = 7, 2, 3
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    for i in range(TRAIN + VAL + TEST):
-        write_clip(folder / f"{i:02d}.mp4", i)
-    return folder
+    return write_clips(tmp_path_factory.mktemp("clips"), TRAIN + VAL + TEST)
 
 
 def split_of(folder: Path, *, flips: bool = False, backwards: bool = False, train: int = TRAIN) -> Split:

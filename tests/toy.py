@@ -24,6 +24,13 @@ def write_clip(path: Path, seed: int, frames: int = 20) -> None:
         file.mux(stream.encode(None))
 
 
+def write_clips(folder: Path, count: int) -> Path:
+    """Clips 00.mp4, 01.mp4, ... in the folder."""
+    for i in range(count):
+        write_clip(folder / f"{i:02d}.mp4", i)
+    return folder
+
+
 def split_of(folder: Path, numbers: Sequence[int], name: str = "toy") -> Split:
     parts = {}
     for part, chosen in (("train", numbers[: len(numbers) // 2]), ("test", numbers[len(numbers) // 2 :])):
