@@ -22,7 +22,8 @@ from torch import Tensor
 
 from cache.rows import Outcome, Row
 from extract.clip import Decoded
-from extract.pool import Failure, Parcel, cores
+from extract.parcel import Parcel
+from extract.pool import Failure, cores
 from extract.product import Product
 from extract.upload import Upload, waiting_event
 from fsar_cache.errors import IntegrityError, SpaceError

@@ -1,8 +1,8 @@
 """Decode processes under a time limit: a bounded, restartable `map` from tasks to results, for offline runs and live sources alike.
 
 Each process has its own link and three shared slots: it works on one task, has the next in hand, and the result of the one before waits
-to be fetched, by whichever thread wants it. A process that
-dies or oversteps the limit is killed and replaced; its task is tried once more, then reported as failed. Results come as they finish.
+to be fetched, by whichever thread wants it. A process that dies or oversteps the limit is killed and replaced; its task is tried once
+more, then reported as failed. Results come as they finish.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from extract.clip import Decoded, Task, decode_clip
-from extract.worker import read_into
+from extract.parcel import Bell, Parcel, Slot
 from fsar_cache.errors import MissingError
 
 DEPTH = 2
@@ -44,68 +44,6 @@ class Failure:
     reason: str
 
 
-class _Slot:
-    """A shared file for one result; closed when nobody refers to it any more."""
-
-    def __init__(self) -> None:
-        self.file = _slot_file()
-
-    def __del__(self) -> None:
-        os.close(self.file)
-
-
-class _Bell:
-    """Wakes the pool from another thread: a slot is free again."""
-
-    def __init__(self) -> None:
-        self.heard, self._rung = os.pipe()
-        os.set_blocking(self.heard, False)
-        os.set_blocking(self._rung, False)
-
-    def ring(self) -> None:
-        with suppress(BlockingIOError):  # it has been rung often enough
-            os.write(self._rung, b"\0")
-
-    def hush(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self.heard, 1 << 16)
-
-    def __del__(self) -> None:
-        os.close(self.heard)
-        os.close(self._rung)
-
-
-Room = Callable[[int], memoryview]
-"""Gives writable memory of so many bytes."""
-
-
-def fresh(size: int) -> memoryview:
-    """Memory of its own for every result."""
-    return memoryview(bytearray(size))
-
-
-@dataclass
-class Parcel:
-    """A result that lies in a slot until it is opened, once, from any thread; unopened ones go with the pool's `map`."""
-
-    _head: bytes
-    _sizes: list[int]
-    _slot: _Slot
-    _release: Callable[[], None]
-
-    def open(self, room: Room = fresh) -> Decoded:
-        """The result, its arrays in memory from `room`; the slot is free again."""
-        memory = room(sum(self._sizes))
-        views, at = [], 0
-        for size in self._sizes:
-            views.append(memory[at : at + size])
-            at += size
-        read_into(self._slot.file, views)
-        self._release()
-        made: Decoded = pickle.loads(self._head, buffers=views)
-        return made
-
-
 @dataclass(slots=True)
 class _Job:
     """A task underway: its position among the tasks of the `map`, and how often a process was lost over it."""
@@ -120,21 +58,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _slot_file() -> int:
-    """A descriptor of an unnamed file, in memory where the system can."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("fsar-cache")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
 @dataclass
 class _Process:
     """One decode process as its owner sees it."""
 
     popen: subprocess.Popen[bytes]
     link: Connection
-    slots: list[_Slot]
+    slots: list[Slot]
     errors: Any
     deadline: float
     ready: bool = False
@@ -145,7 +75,7 @@ class _Process:
     def start(cls, work: bytes, limit: float) -> _Process:
         """Start an interpreter of its own with this one's import path; threads of numerical libraries are held to one."""
         ours, theirs = Pipe()
-        slots = [_Slot() for _ in range(SLOTS)]
+        slots = [Slot() for _ in range(SLOTS)]
         passed = [theirs.fileno(), *(slot.file for slot in slots)]
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         command = f"import sys; sys.path[:] = {sys.path!r}; from extract.worker import main; main()"
@@ -198,7 +128,7 @@ class DecodePool:
         self.time_limit = time_limit
         self._work = pickle.dumps(work)
         self._processes: list[_Process] = []
-        self._bell: _Bell | None = None
+        self._bell: Bell | None = None
 
     def __enter__(self) -> DecodePool:
         return self
@@ -266,7 +196,7 @@ class DecodePool:
     def _finished(self, again: deque[_Job]) -> Iterator[tuple[_Job, Parcel | Failure]]:
         """Wait for answers or the next look at the clock; jobs of lost processes go to `again` or come back as failures."""
         links = {process.link: process for process in self._processes}
-        bell = self._bell = self._bell or _Bell()
+        bell = self._bell = self._bell or Bell()
         found = wait([*links, bell.heard], timeout=LOOK)
         if bell.heard in found:
             bell.hush()
@@ -284,7 +214,7 @@ class DecodePool:
             if now > process.deadline and not process.link.poll():
                 yield from self._lost(process, f"took longer than the time limit of {self.time_limit:g} s", again)
 
-    def _take(self, process: _Process, answer: tuple[Any, ...], bell: _Bell) -> Iterator[tuple[_Job, Parcel | Failure]]:
+    def _take(self, process: _Process, answer: tuple[Any, ...], bell: Bell) -> Iterator[tuple[_Job, Parcel | Failure]]:
         process.deadline = time.monotonic() + self.time_limit
         if answer[0] == "ready":
             process.ready = True

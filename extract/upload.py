@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extract.pool import fresh
+from extract.parcel import fresh
 
 BUFFERS = 2
 """Page-locked buffers per compute thread: one is filled while the other is on its way."""
