@@ -6,7 +6,7 @@ U unlabelled clips, T frames, D channels. Features are float32 unless said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -114,6 +114,14 @@ class Head(nn.Module):
     def draw(self, shape: EpisodeShape, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Every random choice of one training episode, except dropout; {} where there is none."""
         del shape, rng
+        return {}
+
+    def adapters(self, slots: Sequence[str]) -> dict[str, nn.Module]:
+        """Fresh modules to be trained inside the backbone, by slot ("block10.beside_mlp"); slots: those it has. {} for none.
+
+        They go into the part of the backbone after the cut, and everything else of that part is frozen; they are no part of this module.
+        """
+        del slots
         return {}
 
     def after_forward(self, step: int) -> None:

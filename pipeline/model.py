@@ -5,7 +5,9 @@ Letters: B clips, E episodes, S support, Q query and U unlabelled clips of an ep
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -82,13 +84,27 @@ def build_head(recipe: Recipe, classes: int) -> Head:
         return kind(config)
 
 
+def adapted(backbone: Backbone, adapters: Mapping[str, nn.Module], cut: str) -> Backbone:
+    """A frozen copy of the backbone with these modules in its slots; UsageError where one lies before the cut or has no such slot."""
+    made = copy.deepcopy(backbone).requires_grad_(False)
+    made.insert(adapters)
+    made.head_of(cut)
+    return made
+
+
 def build_model(recipe: Recipe, backbone: Backbone, spec: FeatureSpec, classes: int) -> Model:
     """Head, normaliser and the tail of `backbone` after the recipe's cut ("video" enters at "frames"); spec: of the activations there.
 
     Raises UsageError, with both shapes, where the head can't use what the backbone gives.
     """
     head = build_head(recipe, classes)
-    tail = backbone.tail_of("frames" if recipe.features.cut == "video" else recipe.features.cut)
+    cut = "frames" if recipe.features.cut == "video" else recipe.features.cut
+    with torch.random.fork_rng():
+        torch.manual_seed(key_of("adapters", recipe.head, recipe.train.seed) % 2**63)
+        adapters = head.adapters(backbone.slots)
+    if adapters:
+        backbone = adapted(backbone, adapters, cut)
+    tail = backbone.tail_of(cut)
     tail.eval()
     with torch.no_grad():
         probe = tail(as_tensor(np.zeros((1, *spec.shape), spec.dtype)))
