@@ -167,7 +167,8 @@ def _drawn(store: FeatureStore, sample: int, seed: int) -> list[Slice]:
     for block in sorted(store.done):
         first, last = store.block_range(block)
         step = int(_made_by(store, block).get("batch_clips", 1))
-        known += [(block, at, min(at + step, last)) for at in range(first, last, step) if ok[at : at + step].any()]
+        ends = ((at, min(at + step, last)) for at in range(first, last, step))
+        known += [(block, at, end) for at, end in ends if ok[at:end].any()]
     picked = generator("recheck", seed).choice(len(known), min(sample, len(known)), replace=False)
     rows = store.rows
     chosen = [known[i] for i in sorted(picked.tolist())]

@@ -86,12 +86,17 @@ def _error(path: Path, found: Recheck) -> FsarError | None:
             f"{path}: {len(found.wrong)} rows are not what their clips give:{''.join(lines)}{_more(len(found.wrong))}",
             hint=f"its checksums hold, so it was written so; remove it and extract again: rm -r {path}",
         )
-    if found.gone and not found.exact + found.near:
+    if found.exact + found.near:
+        return None
+    if found.gone:
         return MissingError(
             f"{path}: none of the {len(found.gone)} rows drawn could be made again",
             hint="bring the videos back (FSAR_VIDEOS=FOLDER, or --dataset), or try others: --seed 1",
         )
-    return None
+    return MissingError(
+        f"{path} has no features that could be made again: all its clips failed, or none are written yet",
+        hint="fsar-cache store info tells which; leave out --sample to check what is there",
+    )
 
 
 def _more(count: int) -> str:

@@ -164,7 +164,9 @@ def test_rows_of_other_clips_and_views_are_found(clips: Path, tmp_path: Path) ->
         assert all(each.allowed == 0.02 for each in found.wrong)
     views = dataclasses.replace(SMALL, cut="frames", views=1, view_seed=3)
     with open_store(extract(split, views, tmp_path).path) as store:
-        rewritten(store, lambda rows: rows, {"views": {**store.entry(0).provenance["views"], "view_seed": 4}})  # type: ignore[union-attr]
+        last = store.entry(max(store.done))
+        assert last is not None
+        rewritten(store, lambda rows: rows, {"views": {**last.provenance["views"], "view_seed": 4}})
         found = recheck(store, split, 99)
         assert {why.partition(" in")[0][:9] for _, why in found.gone} == {"made from"}, (
             "drawn by another seed than its rows say"
@@ -225,6 +227,17 @@ def test_a_row_that_failed_then_is_no_matter(own: Split, tmp_path: Path) -> None
         write_clip(own.root / "10.mp4", 10)
         found = recheck(store, own, 99)
         assert (found.exact, found.wrong, found.gone) == (10, [], [])
+
+
+def test_slices_without_any_features_are_not_drawn(clips: Path, tmp_path: Path) -> None:
+    """The last slice of the first block holds the clip that failed alone; the first of the next block is none of it."""
+    told: list[tuple[int, int]] = []
+    split = split_of(clips, [0, 1, 10, 3, 4, 5])
+    with made(split, tmp_path, block_rows=3, batch_clips=2) as store:
+        assert store.ok.tolist() == [True, True, False, True, True, True]
+        recheck(store, split, 99, report=lambda done, of: told.append((done, of)))
+        assert told == [(1, 3), (2, 3), (3, 3)]
+        assert all(recheck(store, split, 1, seed).exact for seed in range(8))
 
 
 def test_weights_that_are_others_now_are_named(clips: Path, tmp_path: Path) -> None:
@@ -293,6 +306,21 @@ def mine(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     extract(split, SMALL, tmp_path / "stores")
     extract(split, dataclasses.replace(SMALL, kind="flow", transform="squash"), tmp_path / "stores")
     return tmp_path / "stores" / "mine"
+
+
+def test_the_command_says_that_there_is_nothing_to_compare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where every clip failed."""
+    from splits.datasets import open_split
+
+    (tmp_path / "broken" / "a").mkdir(parents=True)
+    (tmp_path / "broken" / "a" / "0.mp4").write_text("not a video")
+    dataset = f"folder:{tmp_path / 'broken'}"
+    path = extract(open_split(dataset), SMALL, tmp_path / "stores").path
+    assert main(["store", "verify", str(path)]) == 0
+    assert main(["store", "verify", str(path), "--sample", "3", "--dataset", dataset]) == 3
+    assert "has no features that could be made again" in capsys.readouterr().err
 
 
 def test_the_command_says_what_it_found(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
