@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.backbone import ANY, Backbone
+from extract.backbone import ANY, BACKBONES, Backbone
 from extract.scaling import Scale, scaling_of
 from extract.weights import drawn, hub_file, load_strictly, read_tensors, seed_of, source_of, weight_hash
 from fsar_cache.canonical import plain
@@ -44,16 +44,15 @@ class Pooled(nn.Module):
 
     def _refused(self, height: int, width: int, why: str) -> UsageError:
         high, wide = self._size
-        hint = (
-            f"it is meant for --size {high}" if high == wide else f"it is meant for {high} x {wide}; clips are square"
-        )
+        setting = f"--set features.size={high}"
+        hint = f"it is meant for {setting if high == wide else f'{high} x {wide}; clips are square'}"
         return UsageError(
             f"{type(self.net).__name__} can't take pictures of {height} x {width} pixels: {why}", hint=hint
         )
 
 
 def timm_image(model: str, weights: str) -> Backbone:
-    """The image model that timm calls `model`, cut at the frames or the pooled features.
+    """The image model that timm calls `model`, cut at the frames or the pooled features; a registered one is built as without "timm:".
 
     weights: "random:SEED" (as timm initialises it), "timm:TAG" or "timm:MODEL.TAG", "file:PATH" (timm's names, classifier or not).
     Errors: UsageError for unknown names, MissingError where weights can't be had, IntegrityError where they don't fit.
@@ -67,6 +66,8 @@ def timm_image(model: str, weights: str) -> Backbone:
         where = "weights are named by --weights timm:TAG" if close == plain_name else "timm.list_models() has them all"
         hint = f"did you mean {ANY}{close}? {where}" if close else where
         raise UsageError(f"timm {timm.__version__} has no image model {model!r}", hint=hint)
+    if model in BACKBONES.names():  # so that one name always means one network
+        return BACKBONES.get(model)(weights)
     source, name = source_of(weights, ("random", "timm", "file"))
     full = _tagged(model, name) if source == "timm" else model
 

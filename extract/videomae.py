@@ -53,10 +53,12 @@ class Embed(nn.Module):
         if height != width or height % PATCH:
             raise UsageError(
                 f"VideoMAE takes squares whose side is a multiple of {PATCH} pixels, not {height} x {width}",
-                hint="for example --size 112 or --size 224",
+                hint="for example --set features.size=112 or 224",
             )
         if t % TUBELET:
-            raise UsageError(f"VideoMAE takes an even number of frames, not {t}", hint="for example --frames 16")
+            raise UsageError(
+                f"VideoMAE takes an even number of frames, not {t}", hint="for example --set features.frames=16"
+            )
         steps, side = t // TUBELET, height // PATCH
         cut = frames.reshape(b, steps, TUBELET, channels, side, PATCH, side, PATCH)
         patches = cut.permute(0, 1, 4, 6, 3, 2, 5, 7).reshape(b, steps, side * side, -1)

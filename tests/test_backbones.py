@@ -266,6 +266,16 @@ def test_a_model_of_timm_draws_from_its_seed_alone() -> None:
     assert one == two != other
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+def test_a_registered_network_is_the_same_under_timms_prefix(name: str) -> None:
+    """One name in the facts, one network: also what it draws, where it can be cut, and the last bit of what it gives."""
+    one, other = (build_backbone(called, "random:4").eval() for called in (name, f"timm:{name}"))
+    assert (other.facts, other.cuts, other.name) == (one.facts, one.cuts, name)
+    x = pixels(1, 2, 40)
+    with torch.inference_mode():
+        assert torch.equal(one(x), other(x))
+
+
 def test_published_weights_of_a_model_of_timm_come_from_the_local_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,4 +322,4 @@ def test_wrong_models_of_timm_are_named(name: str, weights: str, text: str, hint
 def test_sizes_that_a_model_of_timm_cannot_take_are_refused(model: str, size: int, text: str) -> None:
     with pytest.raises(UsageError, match=text) as caught, torch.inference_mode():
         build_backbone(f"timm:{model}", "random:0").eval()(pixels(1, 1, size))
-    assert caught.value.hint == "it is meant for --size 160"
+    assert caught.value.hint == "it is meant for --set features.size=160"

@@ -100,10 +100,20 @@ def test_widths_and_positions() -> None:
     assert tables[0].dtype == torch.float32
 
 
-@pytest.mark.parametrize(("frames", "size", "text"), [(3, 32, "even number"), (2, 40, "multiple of 16"), (2, 8, "16")])
-def test_clips_without_whole_patches_are_refused(small: Backbone, frames: int, size: int, text: str) -> None:
-    with pytest.raises(UsageError, match=text):
+@pytest.mark.parametrize(
+    ("frames", "size", "text", "setting"),
+    [
+        (3, 32, "even number", "features.frames"),
+        (2, 40, "multiple of 16", "features.size"),
+        (2, 8, "16", "features.size"),
+    ],
+)
+def test_clips_without_whole_patches_are_refused(
+    small: Backbone, frames: int, size: int, text: str, setting: str
+) -> None:
+    with pytest.raises(UsageError, match=text) as caught:
         small(pixels(1, frames, size))
+    assert f"--set {setting}=" in str(caught.value.hint)
 
 
 def test_pictures_that_are_not_square_are_refused(small: Backbone) -> None:
