@@ -202,7 +202,7 @@ class Compute:
             batch.clips[place].copy_(self._product.clip(upload(clip.frames), row.id, row.view))
             self._mark(batch)
         except (RuntimeError, ValueError) as error:  # a picture the step can't take: a matter of this clip alone
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
                 raise
             return Outcome("failed", f"transform of {list(clip.frames.shape)}: {' '.join(str(error).split())[:200]}")
         return Outcome("ok", "", clip.decoded, clip.claimed, clip.corrupt, clip.duration)
