@@ -12,7 +12,7 @@ import numpy as np
 from cache.features import FeatureStore
 from cache.journal import Batch as Saved
 from cache.journal import Journal
-from cache.rows import Outcome
+from cache.rows import Outcome, Row
 from cache.writer import Writer
 from extract.compute import Made, Slice
 from extract.progress import Meter
@@ -33,8 +33,8 @@ class Assembly:
 
     One thread may take slices while another saves them.
 
-    A journalled slice counts as done if it was made in the same way (`made_by`) from the same clips, unless one of its clips was absent
-    and is now among `ids`, or failed and is to be tried again.
+    A journalled slice counts as done if it was made in the same way (`made_by`, and for training views `drawn`) from the same clips,
+    unless one of its clips was absent and is now among `ids`, or failed and is to be tried again.
     """
 
     def __init__(
@@ -44,12 +44,14 @@ class Assembly:
         blocks: Sequence[int],
         clips: int,
         made_by: Mapping[str, Any],
+        drawn: Mapping[str, Any],
         meter: Meter,
         *,
         ids: Collection[str],
         retry_failed: bool = False,
     ) -> None:
-        self._store, self._writer, self._clips, self._made_by, self._meter = store, writer, clips, made_by, meter
+        self._store, self._writer, self._clips, self._meter = store, writer, clips, meter
+        self._by, self._drawn = made_by, drawn
         self._ids, self._retry_failed = ids, retry_failed
         self._blocks = blocks
         self._open: dict[int, _Open] = {}
@@ -80,10 +82,14 @@ class Assembly:
             self._write(block)
         return left
 
+    def _made_by(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """How these rows are made: what is said of training views is told only where there are any."""
+        return {**self._by, "views": dict(self._drawn)} if any(row.view for row in rows) else dict(self._by)
+
     def _key(self, part: Slice) -> str:
         """What the rows of a slice are made from and how."""
         rows = [[row.id, row.view, row.origin] for row in part.rows]
-        return digest({"rows": rows, "made_by": dict(self._made_by)})
+        return digest({"rows": rows, "made_by": self._made_by(part.rows)})
 
     def _holds(self, saved: Saved, part: Slice) -> bool:
         """Whether a journalled batch is what this run would make of the slice."""
@@ -110,4 +116,5 @@ class Assembly:
         opened = self._open.pop(block)
         saved = [opened.journal.batches[place] for place in opened.firsts]
         outcomes: list[Outcome] = [outcome for batch in saved for outcome in batch.outcomes]
-        self._writer.write_block(block, np.concatenate([batch.array for batch in saved]), outcomes, self._made_by)
+        by = self._made_by(self._store.rows[slice(*self._store.block_range(block))])
+        self._writer.write_block(block, np.concatenate([batch.array for batch in saved]), outcomes, by)

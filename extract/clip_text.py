@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cache.features import FeatureStore
-from cache.medium import BACKENDS
+from cache.medium import require_durable
 from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
 from cache.store import create
@@ -132,8 +132,7 @@ def extract_text(split: Split, config: ExtractConfig, folder: Path, *, stop: thr
     """
     began = time.perf_counter()
     prompt_for(config.prompt, "")
-    if not BACKENDS.get(config.backend).durable:
-        raise UsageError(f"the {config.backend} backend keeps nothing on disk", hint="--backend zarr or hdf5")
+    require_durable(config.backend)
     if config.part != (1, 1):
         raise UsageError("text features are not made in parts: a class list takes seconds", hint="leave out --part")
     tower = text_tower(config.backbone, config.weights)
@@ -141,7 +140,8 @@ def extract_text(split: Split, config: ExtractConfig, folder: Path, *, stop: thr
     for row in rows:
         tower.tokens(prompt_for(config.prompt, row.id))
     path = store_path(folder, split.name, spec)
-    require_space(path, len(rows) * spec.row_bytes)
+    if not config.force:
+        require_space(path, len(rows) * spec.row_bytes)
     with create(
         path, spec, rows, dataset=split.name, backend=config.backend, block_rows=config.block_rows or None
     ) as store:

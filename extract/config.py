@@ -21,6 +21,8 @@ from fsar_cache.errors import UsageError
 AUTOCAST: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision of the backbone's arithmetic -> the dtype of autocast."""
 Kind = Literal["features", "flow", "text"]
+LARGEST = 4096
+"""Pixels of a side; more is a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class ExtractConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
+        if self.size > LARGEST:
+            raise ValueError(f"size must be at most {LARGEST} pixels, got {self.size}")
         least = {"frames": 1, "size": 8, "views": 0, "workers": 0, "batch_clips": 0, "block_rows": 0}
         for name, low in least.items():
             if getattr(self, name) < low:
@@ -113,6 +117,15 @@ def device_of(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda") or (device.index or 0) >= count:
         raise UsageError(f"this machine has no device {name!r} that can be used", hint="--device auto")
     return device
+
+
+def device_for(config: ExtractConfig) -> torch.device:
+    """The device of an extraction: the one asked for; OpenCV's flow runs on the CPU whatever there is (UsageError where told otherwise)."""
+    if config.kind != "flow" or config.flow.is_raft:
+        return device_of(config.device)
+    if config.device not in ("auto", "cpu"):
+        raise UsageError(f"{config.flow.estimator} runs on the CPU, not on {config.device}", hint="leave out --device")
+    return torch.device("cpu")
 
 
 def batch_clips_of(config: ExtractConfig, device: torch.device) -> int:

@@ -31,7 +31,7 @@ BACKBONE: dict[str, dict[str, Any]] = {
     "videomae_vit_b": _VIDEOMAE,
 }
 """Backbone -> settings of its features (cards: gslta, clip_fsar, tamt)."""
-FLOW: dict[str, Any] = _CLIP
+FLOW: dict[str, Any] = {name: _CLIP[name] for name in ("frames", "size", "sampling", "transform")}
 """Settings of optical flow: the frames and the square that CLIP's tower sees, because that is what consumes it (card: tmal)."""
 TEXT = "clip_vit_b16"
 """The tower of text features."""

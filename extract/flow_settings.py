@@ -9,6 +9,10 @@ Estimator = Literal["dis_medium", "dis_fast", "dis_ultrafast", "farneback", "raf
 Pair = Literal["next_native", "next_sampled"]
 
 
+MOST = 10_000
+"""Upper bound of the settings that are counts; more is a slip of the pen."""
+
+
 @dataclass(frozen=True)
 class FlowSettings:
     """How flow is computed (card: optical flow, "Switches").
@@ -31,6 +35,9 @@ class FlowSettings:
         for name, allowed in (("estimator", get_args(Estimator)), ("pair", get_args(Pair))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("stride", "size", "raft_updates"):
+            if getattr(self, name) > MOST:
+                raise ValueError(f"{name} must be at most {MOST}, got {getattr(self, name)}")
         for name, least in (("stride", 1), ("size", 32), ("raft_updates", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from cache.features import FeatureStore
-from cache.medium import BACKENDS
+from cache.medium import require_durable
 from cache.rows import Row
 from extract.assembly import Assembly
 from extract.compute import Made, Slice
-from extract.config import ExtractConfig, batch_clips_of, device_of, store_path
+from extract.config import ExtractConfig, batch_clips_of, device_for, store_path
 from extract.decoders import PACKAGES, usable
 from extract.estimate import Estimate, estimate
 from extract.local import Clips, computed
@@ -27,8 +27,8 @@ from extract.prepare import prepare, rows_of
 from extract.product import Product, flips_allowed, product_of
 from extract.progress import Meter, Progress, Report
 from extract.saving import Saver
-from fsar_cache.console import say
-from fsar_cache.errors import FailedVideosError, Interrupted, UsageError
+from fsar_cache.console import say, warn
+from fsar_cache.errors import FailedVideosError, Interrupted
 from splits.types import Split
 
 __all__ = ["Progress", "Report", "Summary", "extract", "rows_of"]
@@ -77,13 +77,12 @@ def extract(
     """Make the features of every clip of `split` that are not there yet, in the store that the settings name under `folder`.
 
     Clips that failed are tried again where their files appeared or changed since, and with `retry_failed` all of them. Once `stop` is set
-    the batches in hand are finished and saved, then Interrupted is raised. Before anything is written: MissingError where no file of the
+    the batches that are being computed are saved, then Interrupted is raised. Before anything is written: MissingError where no file of the
     dataset is there, SpaceError where the disk is too small. Raises SpaceError when disk or memory run full, and FailedVideosError at
     the end where more than `max_failures` of the clips failed.
     """
-    if not BACKENDS.get(config.backend).durable:
-        raise UsageError(f"the {config.backend} backend keeps nothing on disk", hint="--backend zarr or hdf5")
-    product, device = product_of(config, split), device_of(config.device)
+    require_durable(config.backend)
+    product, device = product_of(config, split), device_for(config)
     path = store_path(folder, split.name, product.spec, config.part)
     with prepare(split, config, product.spec, path, retry_failed=retry_failed) as store:
         rows = rows_of(split, config)
@@ -119,11 +118,10 @@ class _Run:
         videos = {video.id: video for part in self.split.parts.values() for video in part.videos}
         batch = batch_clips_of(self.config, self.device)
         with self.store.writer() as writer:
-            views = any(self.store.rows[i].view for block in todo for i in range(*self.store.block_range(block)))
-            drawn = view_settings(self.config, self.split.flips) if views else None
-            made_by = provenance(self.config, self.product, self.device, batch, drawn)
+            made_by = provenance(self.config, self.product, self.device, batch)
+            drawn = view_settings(self.config, self.split.flips)
             assembly = Assembly(
-                self.store, writer, todo, batch, made_by, meter, ids=videos.keys(), retry_failed=retry_failed
+                self.store, writer, todo, batch, made_by, drawn, meter, ids=videos.keys(), retry_failed=retry_failed
             )
             with Saver(assembly.save) as saver:
                 for made in self._engine(assembly.slices(), Clips(self.split.root, videos), batch):
@@ -155,18 +153,20 @@ class _Run:
 
 
 def _say_estimate(each: Estimate) -> None:
+    if each.failed:
+        warn(f"{each.failed} of {each.tried} clips tried can't be decoded")
+    if each.failed == each.tried:
+        return
     say(
         f"tried {each.tried} clips: {1000 * each.decode:.0f} ms of a core to decode, {1000 * each.compute:.0f} ms to compute; "
         f"about {each.seconds / 60:.1f} min in all"
     )
 
 
-def provenance(
-    config: ExtractConfig, product: Product, device: torch.device, clips: int, views: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def provenance(config: ExtractConfig, product: Product, device: torch.device, clips: int) -> dict[str, Any]:
     """What made a block, beside what its fingerprint says: decoder, versions, host, machine type, size of the device batches.
 
-    views: the settings that its training views are drawn by, where it may hold such.
+    A block that holds training views also has "views": the settings they were drawn by.
     """
     decoder = usable(config.decoder)
     packages = (
@@ -184,7 +184,6 @@ def provenance(
         "device": machine_type(device),
         "weights": product.weights,
         "batch_clips": clips,
-        **({"views": dict(views)} if views else {}),
     }
 
 

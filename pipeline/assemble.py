@@ -69,7 +69,7 @@ def extract_command(dataset: str, features: Features) -> str:
     for name in ("frames", "size", "sampling", "transform", "scaling"):
         words += ["--set", f"features.{name}={getattr(config, name)}"]
     plain = ExtractConfig()
-    more = [name for name in ("dtype", "precision") if getattr(config, name) != getattr(plain, name)]
+    more = [name for name in ("decoder", "dtype", "precision") if getattr(config, name) != getattr(plain, name)]
     more += ["views", "view_seed", "train_sampling", "train_transform", "flip"] if config.views else []
     for name in more:
         words += ["--set", f"features.{name}={getattr(config, name)}"]

@@ -49,20 +49,19 @@ def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
     return made
 
 
-def settle_features(
-    recipe: str | None, head: str | None, sets: Sequence[str], backbone: str | None = None, kind: str = "features"
-) -> Features:
+def settle_features(recipe: str | None, head: str | None, sets: Sequence[str], kind: str = "features") -> Features:
     """The features that an extraction makes; said aloud.
 
-    Those of the recipe that `load` gives; where a command names only another backbone than the default recipe's, or another kind than
-    features, what fits that. `sets` have the last word.
+    Those of the recipe that `load` gives; where neither recipe nor head is named but a backbone is, or another kind than features,
+    what fits that. `sets` (a backbone is named there too) have the last word.
     """
     # what normalises features is no matter of their extraction, so it must not forbid a cut there
     made = load(recipe, head, [*sets, 'features.normalise="none"'])
-    if recipe or head or (kind == "features" and backbone in (None, load(None, None, ()).features.backbone)):
+    name = override({"features": {}}, sets)["features"].get("backbone")
+    if recipe or head or (kind == "features" and name is None):
         say(f"features of recipe {made.name}{_why(recipe, head)}: {_words(made.features)}")
         return made.features
-    name = backbone or (defaults.TEXT if kind == "text" else "")
+    name = str(name or defaults.TEXT)
     fitting = defaults.FLOW if kind == "flow" else {"backbone": name, **defaults.features_of(name)}
     features = build(Features, override({"features": fitting}, sets)["features"], "features")
     say(f"{kind}: {_kind_words(features, kind)}")

@@ -58,8 +58,8 @@ def extract(
     ray_address: Annotated[str, typer.Option(help="of a running Ray cluster; empty: start one here")] = "",
     workers: Workers = 0,
     decoder: Annotated[
-        str, typer.Option(help="auto, pyav, decord, nvdec or nvdec-torchcodec (fsar-cache list decoders)")
-    ] = "auto",
+        str | None, typer.Option(help="auto, pyav, decord, nvdec or nvdec-torchcodec (fsar-cache list decoders)")
+    ] = None,
     device: Device = "auto",
     backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "zarr",
     max_failures: MaxFailures = 0.02,
@@ -76,16 +76,49 @@ def extract(
     """Decode videos, run the frozen part of the backbone, and store the features; resumes by itself."""
     from pipeline import choose, stages
 
+    given = {
+        "backbone": backbone,
+        "weights": weights,
+        "cut": cut,
+        "views": views,
+        "dtype": dtype,
+        "precision": precision,
+    }
+    _require_meaning(kind, given, {"ray-address": ray_address and engine != "ray", "device": device != "auto"})
     changes = feature_settings(backbone, weights, cut) + setting("features.views", views)
     changes += setting("features.dtype", dtype) + setting("features.precision", precision)
-    features = choose.settle_features(recipe, head, [*changes, *(sets or [])], backbone, kind)
-    how: dict[str, Any] = {"workers": workers, "decoder": decoder, "device": device, "backend": backend}
+    changes += setting("features.decoder", decoder)
+    features = choose.settle_features(recipe, head, [*changes, *(sets or [])], kind)
+    how: dict[str, Any] = {"workers": workers, "device": device, "backend": backend}
     how |= {"max_failures": max_failures, "time_limit": float(time_limit), "batch_clips": batch_clips}
     how |= {"kind": kind, "partitions": tuple(partition or ()), "classes": tuple(classes or ()), "part": _part(part)}
     how |= {"engine": engine, "ray_address": ray_address, "block_rows": block_rows, "force": force}
     made = stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed)
     if as_json:
         print_json(made)
+
+
+WITHOUT = {
+    "flow": ("backbone", "weights", "cut", "views", "dtype", "precision"),
+    "text": ("cut", "views", "dtype", "precision"),
+}
+"""Kind -> options that say nothing about it."""
+
+
+def _require_meaning(kind: str, given: dict[str, Any], idle: dict[str, Any]) -> None:
+    """Raise UsageError for an option that would change nothing; idle: further options -> whether they are given and do nothing."""
+    for name in WITHOUT.get(kind, ()):
+        if given[name] is not None:
+            own = (
+                "--set features.flow.NAME=VALUE (docs/flow.md)"
+                if kind == "flow"
+                else "--backbone, --weights and features.prompt"
+            )
+            raise UsageError(f"--{name} has no meaning for {kind}", hint=f"{kind} is set by {own}")
+    if idle["ray-address"]:
+        raise UsageError("--ray-address has no meaning without --engine ray", hint="add --engine ray")
+    if kind == "text" and idle["device"]:
+        raise UsageError("text features are made on the CPU: --device has no meaning for them", hint="leave it out")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -47,6 +47,7 @@ class LiveSource:
                 size=f.size,
                 keys=[(key,) for key in keys.tolist()] if training else None,
                 flip=self._flip,
+                decoder=f.decoder,
             )
         except MissingError as error:
             hint = (

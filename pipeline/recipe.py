@@ -36,6 +36,7 @@ class Features:
     sampling: str = "gslta-test"
     transform: str = "gslta-eval"
     scaling: str = "auto"
+    decoder: str = "auto"
     dtype: Literal["auto", "float32", "float16"] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     views: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -36,9 +37,11 @@ Flow = Callable[[str, str, Sequence[str]], FlowStrips | None]
 
 def flow_strips(stores: Path, dataset: str, sampling: str, ids: Sequence[str]) -> FlowStrips | None:
     """The flow of the clips `ids` from a flow store of `dataset` under `stores`; one of the same sampling rule goes first."""
-    flows = [store for store in map(_opened, stores_under(stores / dataset)) if store and _holds(store, ids)]
-    flows.sort(key=lambda store: (store.spec.sampling.get("rule") != sampling, store.path.name))
-    return _coloured(flows[0], ids) if flows else None
+    with ExitStack() as opened:
+        found = [store for store in map(_opened, stores_under(stores / dataset)) if store]
+        flows = [opened.enter_context(store) for store in found if _holds(store, ids)]
+        flows.sort(key=lambda store: (store.spec.sampling.get("rule") != sampling, store.path.name))
+        return _coloured(flows[0], ids) if flows else None
 
 
 def _opened(path: Path) -> FeatureStore | None:

@@ -6,6 +6,7 @@ Each says on stderr what it does; a stage that is finished says "nothing to do" 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,15 +70,20 @@ def extract(
         hubs = {"clip": "openclip:openai", "vide": "file:PATH"}
         better = hubs.get(features.backbone[:4], "timm:resnet18.a1_in1k")
         warn(f"weights {features.weights} have seen nothing; for real videos rather --weights {better}")
-    work = _text if kind == "text" else _plan if dry_run else _extract
-    return [work(name, config, retry_failed) for name in expand(dataset)]
+    if kind == "text":
+        if dry_run:
+            raise UsageError("a class list takes seconds: there is nothing to plan", hint="leave out --dry-run")
+        return [_text(name, config) for name in expand(dataset)]
+    return [(_plan if dry_run else _extract)(name, config, retry_failed) for name in expand(dataset)]
 
 
-def _text(name: str, config: Any, retry_failed: bool) -> Summary:
+def _text(name: str, config: Any) -> Summary:
     from extract.clip_text import extract_text
+    from pipeline.trainer import stop_signals
 
-    del retry_failed
-    made = extract_text(open_split(name), config, places.stores())
+    stop = threading.Event()
+    with stop_signals(stop):
+        made = extract_text(open_split(name), config, places.stores(), stop=stop)
     done = f"{made.made} classes into {made.path}" if made.made else f"nothing to do, {made.path} holds all {made.ok}"
     say(f"extract {name} text: {done}")
     return made
@@ -92,9 +98,11 @@ def _plan(name: str, config: Any, retry_failed: bool) -> Plan:
     )
     if made.estimate:
         each = made.estimate
-        say(
-            f"  tried {each.tried}: {1000 * (each.decode + each.compute):.0f} ms per clip, about {each.seconds:.0f} s in all"
-        )
+        if each.failed:
+            warn(f"{each.failed} of {each.tried} clips tried can't be decoded")
+        if each.failed < each.tried:
+            cost = f"{1000 * (each.decode + each.compute):.0f} ms per clip, about {each.seconds:.0f} s in all"
+            say(f"  tried {each.tried}: {cost}")
     if made.absent:
         warn(f"{len(made.absent)} files are not there, e.g. {made.absent[0]}")
     say(f"  into {made.path}")
@@ -123,10 +131,9 @@ def _extract(name: str, config: Any, retry_failed: bool) -> Summary:
     else:
         say(f"extract {name}: nothing to do, {made.path} holds all {made.ok + len(made.failed)} clips")
     if config.part != (1, 1):
-        whole = str(made.path).rpartition(".part-")[0]
-        say(
-            f"  this is part {config.part[0]} of {config.part[1]}; when all are done: fsar-cache store merge {whole}.part-* {whole}"
-        )
+        whole = shlex.quote(str(made.path).rpartition(".part-")[0])
+        command = f"fsar-cache store merge {whole}.part-* {whole}"
+        say(f"  this is part {config.part[0]} of {config.part[1]}; when all are done: {command}")
     for clip, reason in made.failed[:20]:
         warn(f"failed: {clip}: {reason}")
     if len(made.failed) > 20:

@@ -108,7 +108,6 @@ def test_one_partition_then_the_other_is_the_whole(split: Split, tmp_path: Path,
         ({"classes": ("jump", "wave")}, {"00", "03", "06", "12", "10"}),
         ({"classes": ("jump", "wave"), "partitions": ("train",)}, {"00", "03", "06"}),
         ({"partitions": ("test", "train")}, None),
-        ({"classes": ("wave",), "partitions": ("train",)}, set()),
     ],
 )
 def test_only_what_is_asked_for_is_stored(
@@ -122,6 +121,29 @@ def test_only_what_is_asked_for_is_stored(
     with open_store(summary.path) as store:
         assert by_id(store) == {name: row for name, row in whole.items() if name in asked}
     assert extract(split, SMALL, tmp_path).made == 14 - len(asked)
+
+
+def test_asking_for_nothing_is_a_mistake(split: Split, tmp_path: Path) -> None:
+    nothing = dataclasses.replace(SMALL, partitions=("train",), classes=("wave",))
+    for work in (plan, extract):
+        with pytest.raises(UsageError, match="toy has no clip of train, wave"):
+            work(split, nothing, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_disk_needs_room_for_what_is_asked_alone(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of another partition that are not finished are no part of it."""
+    needs: list[int] = []
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Interrupted):
+        extract(split, dataclasses.replace(SMALL, partitions=("train",)), tmp_path, stop=stop)
+    monkeypatch.setattr("extract.prepare.require_space", lambda _, needed: needs.append(needed))
+    extract(split, dataclasses.replace(SMALL, partitions=("test",)), tmp_path)
+    with open_store(next((tmp_path / "toy").iterdir())) as store:
+        assert needs == [5 * store.spec.row_bytes]
 
 
 @pytest.mark.parametrize("backend", ["zarr", "hdf5"])
@@ -253,7 +275,7 @@ def test_the_disk_needs_a_margin_that_force_waives(
     needed = 14 * 4 * 512 * 4
 
     def free(count: float) -> None:
-        monkeypatch.setattr("extract.prepare.shutil.disk_usage", lambda _: usage._replace(free=int(count)))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=int(count)))
 
     free(1.04 * needed)
     with pytest.raises(SpaceError, match="5% to spare") as caught:

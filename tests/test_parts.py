@@ -58,6 +58,17 @@ def test_three_parts_merge_into_the_store_of_one_run(whole: FeatureStore, split:
     assert (again.made, again.skipped) == (0, 8)
 
 
+def test_parts_with_training_views_equal_one_run_too(split: Split, tmp_path: Path) -> None:
+    """Also what is kept of how each block was made: only blocks with views tell how views are drawn."""
+    change = {"views": 1, "train_transform": "gslta-train", "train_sampling": "gslta-train"}
+    one = extract(split, config("zarr", **change), tmp_path / "one")
+    parts = [extract(split, config("zarr", (i, 3), **change), tmp_path / "parts").path for i in (1, 2, 3)]
+    merged = merge(parts, tmp_path / "merged")
+    assert stores.contents(merged.path) == stores.contents(one.path)
+    told = ["views" in merged.entry(block).provenance for block in range(merged.blocks)]  # type: ignore[union-attr]
+    assert set(told) == {True, False}
+
+
 def test_a_merge_before_all_parts_are_done_is_completed_later(
     whole: FeatureStore, split: Split, tmp_path: Path
 ) -> None:

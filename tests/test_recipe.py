@@ -139,6 +139,7 @@ def test_features_and_extraction_settings_stay_in_step() -> None:
     ours, theirs = Features(), ExtractConfig()
     shared = {f.name for f in dataclasses.fields(Features)} & {f.name for f in dataclasses.fields(ExtractConfig)}
     evaluation = {
+        "decoder",
         "backbone",
         "weights",
         "cut",
