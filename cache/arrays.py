@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -67,9 +68,12 @@ class _NpyFolder(Arrays):
     def _open(self, name: str) -> Array:
         file = self._path / f"{name}.npy"
         try:
-            array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, SyntaxError) as error:
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError, BadZipFile) as error:
             raise IntegrityError(f"the array of {name!r} can't be read: {file}: {error}") from error
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise IntegrityError(f"the array of {name!r} can't be read: {file} is an .npz file by its content")
         return array
 
     def facts(self, name: str) -> Facts:

@@ -52,7 +52,11 @@ def _section(store: FeatureStore) -> list[str]:
         "format": f"{store.backend}, {facts['blocks_done']} of {facts['blocks']} blocks of {store.block_rows} rows",
         "fingerprint": spec.fingerprint,
     }
-    lines = [f"## {store.path.name}", "", "| what | |", "| --- | --- |"]
+    if facts["damaged_ledger_lines"]:
+        table["damaged lines of its ledger"] = (
+            f"{len(facts['damaged_ledger_lines'])}; the blocks they told of are not in here"
+        )
+    lines = [f"## {store.path.resolve().name}", "", "| what | |", "| --- | --- |"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in table.items()]
     lines += ["", "How the rows were made (this decides the fingerprint):", ""]
     for name in ("decoder", "sampling", "transform", "backbone"):

@@ -8,7 +8,7 @@ import abc
 import hashlib
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from cache.maps import map_block, read_block
 from cache.medium import Array, Finding, Header, Medium
 from cache.spec import FeatureSpec
 from cache.table import RowTable
+from cache.verify import unsound
 from fsar_cache.errors import IntegrityError, MissingError
-from fsar_cache.files import read_json, sync_folder, whole_file, write_json
+from fsar_cache.files import PARTIAL, PIECE, aside_of, read_json, sync_folder, whole_file, write_json
 
 HEADER = "store.json"
 """Written last when a store is made: a folder without it is no store."""
 _FORMAT = 1
-_PIECE = 1 << 20
 
 
 def write_header(path: Path, header: Header) -> None:
@@ -131,7 +131,7 @@ class FolderMedium(Medium):
     def _partial(self) -> list[Path]:
         """Files that were being written when their writer was killed."""
         return [
-            file for folder in (self.path, self.path / self.folder_name) for file in sorted(folder.glob(".*.partial"))
+            file for folder in (self.path, self.path / self.folder_name) for file in sorted(folder.glob(f".*{PARTIAL}"))
         ]
 
     def remains(self) -> list[tuple[Path, str]]:
@@ -162,7 +162,13 @@ class FolderMedium(Medium):
 
     def adopt(self, entry: Entry, source: Medium) -> None:
         assert isinstance(source, FolderMedium)
-        _link_or_copy(source.file_of(entry.block), self.file_of(entry.block), entry)
+        here = self.file_of(entry.block)
+        with suppress(FileNotFoundError):  # `check` says what is missing
+            _link_or_copy(source.file_of(entry.block), here)
+        finding = self.check(entry)
+        if finding is not None:
+            here.unlink(missing_ok=True)
+            raise unsound(source.path, source.check(entry) or finding)
         append_entry(self._ledger, entry)
         self._journal_file(entry.block).unlink(missing_ok=True)
 
@@ -208,7 +214,7 @@ class FolderMedium(Medium):
         found = []
         for file in files:
             block = names.get(file.name)
-            if block is None and file.name not in described and not file.name.endswith(".partial"):
+            if block is None and file.name not in described and not file.name.endswith(PARTIAL):
                 found.append(Finding(None, "extra", f"{file} is no file of this store"))
             elif block is not None and block not in known and not busy:
                 text = f"{file}: the block is unfinished, the next extraction replaces the file"
@@ -219,13 +225,15 @@ class FolderMedium(Medium):
         return sum(_size(Path(folder, name)) for folder, _, names in os.walk(self.path) for name in names)
 
 
-def _link_or_copy(source: Path, target: Path, entry: Entry) -> None:
+def _link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, or a copy where that can't be; block files never change, so they may be shared."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    aside = aside_of(target)
     try:
         os.link(source, aside)
+    except FileNotFoundError:
+        raise
     except OSError:  # another disk, a file of somebody else, a file system without links
-        _copy(source, target, entry)
+        _copy(source, target)
         return
     try:
         os.replace(aside, target)
@@ -234,14 +242,10 @@ def _link_or_copy(source: Path, target: Path, entry: Entry) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _copy(source: Path, target: Path, entry: Entry) -> None:
-    checksum = hashlib.sha256()
+def _copy(source: Path, target: Path) -> None:
     with source.open("rb") as given, whole_file(target) as file:
-        while piece := given.read(_PIECE):
+        while piece := given.read(PIECE):
             file.write(piece)
-            checksum.update(piece)
-        if checksum.hexdigest() != entry.sha256:
-            raise IntegrityError(f"{source} changed while it was copied", hint="repeat the command")
 
 
 def _size(file: Path) -> int:

@@ -23,12 +23,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import: the store, how many clips of the dataset have features, ids of those without, ids that are no clips of it."""
+    """What came of an import: the store, how many clips of the dataset have features, ids of those without, ids that are no clips of it.
+
+    waiting: those of the failed that have an array now and were not taken, because another clip of their block, which has features, has
+    no array now: blocks are written whole, from the arrays.
+    """
 
     path: Path
     ok: int
     failed: list[str]
     strange: list[str]
+    waiting: list[str]
 
 
 def import_features(
@@ -46,8 +51,8 @@ def import_features(
     """Bring one array per clip (see `cache.arrays`) into the store at `place(spec)`, made or gone on with; returns what came of it.
 
     rows: the clips of `dataset`. name, about: what made the features, for the spec; all else about their making counts as unknown. Shape
-    and dtype are those of the arrays. Clips without an array become failed rows, and are filled in when the import is repeated with more
-    arrays. report(done, of) is called after every block.
+    and dtype are those of the arrays. Clips without an array become failed rows, and are filled in when the import is repeated with all
+    arrays, old and new. report(done, of) is called after every block.
 
     Raises, before anything is written: MissingError where `source` is not there or has no clip of the dataset, FailedVideosError where
     more than `max_failures` of the clips have no array, IntegrityError where arrays differ in shape or dtype; later: IntegrityError
@@ -70,7 +75,8 @@ def import_features(
             _require_same(store, arrays, source)
             _write(store, arrays, wanted, source, report)
             failed = [row["id"] for row in store.failures() if row["id"] in wanted]
-            return Imported(store.path, len(rows) - len(failed), failed, strange)
+            waiting = [name for name in failed if name in arrays.ids]
+            return Imported(store.path, len(rows) - len(failed), failed, strange, waiting)
 
 
 def _require_enough(
@@ -89,7 +95,8 @@ def _require_enough(
         raise FailedVideosError(
             f"{source} has no features of {len(missing)} of {len(rows)} clips of {dataset} ({max_failures:.1%} may lack them): "
             f"{', '.join(missing[:3])}{more}",
-            hint=f"nothing was written; to go on with the others: --max-failures {len(missing) / len(rows) + 0.005:.2f}",
+            hint="nothing was written; all arrays must be there, also those imported before; to go on without these: "
+            f"--max-failures {len(missing) / len(rows) + 0.005:.2f}",
         )
 
 

@@ -19,6 +19,7 @@ from cache.journal import Journal
 from cache.ledger import Entry, LedgerText
 from cache.spec import FeatureSpec
 from cache.table import RowTable
+from fsar_cache.errors import UsageError
 from fsar_cache.registry import Registry
 
 Array = NDArray[Any]
@@ -93,7 +94,10 @@ class Medium(abc.ABC):
 
     @abc.abstractmethod
     def adopt(self, entry: Entry, source: Medium) -> None:
-        """Take over a block of another store of this backend, byte for byte, and its ledger line; durable when this returns."""
+        """Take over a block of another store of this backend, byte for byte, and its ledger line; durable when this returns.
+
+        IntegrityError where its bytes are not those of its checksum.
+        """
 
     @abc.abstractmethod
     def drop(self, block: int) -> None:
@@ -132,3 +136,9 @@ BACKENDS: Registry[type[Medium]] = Registry(
     "store", ("cache.zarr_blocks", "cache.zarr_compressed", "cache.hdf5_blocks", "cache.memory")
 )
 """name -> medium of a store at a path (the memory backend takes the path as a name)."""
+
+
+def require_durable(backend: str) -> None:
+    """UsageError unless stores of this backend are there when the command has ended."""
+    if not BACKENDS.get(backend).durable:
+        raise UsageError(f"the {backend} backend keeps nothing on disk", hint="--backend zarr or hdf5")

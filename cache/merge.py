@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cache.features import FeatureStore
 from cache.folder import HEADER
+from cache.ledger import Entry
 from cache.medium import Array
-from cache.rows import Row
+from cache.rows import Outcome, Row
 from cache.store import create, open_store
 from cache.verify import require_sound
 from cache.writer import Writer
@@ -25,6 +25,8 @@ from fsar_cache.errors import IntegrityError, UsageError
 
 Key = tuple[str, int]
 """Clip and view."""
+Place = tuple[int, int]
+"""A block of a source: number of the store, number of the block."""
 _OK, _FAILED, _ABSENT = 2, 1, 0
 
 
@@ -46,12 +48,15 @@ def merge(sources: Sequence[Path], target: Path, report: Callable[[int, int], No
     store before the next. Labels and partitions are those of the first store that has the row. Blocks that no source completes stay
     missing, so a merge that was killed is simply repeated. report(done, of) is called after every block.
 
-    Raises IntegrityError where fingerprints or datasets differ, a block is damaged, or a clip has different features in two stores;
+    Raises IntegrityError where fingerprints, datasets, the clips' files or the rules of their views differ, a block is damaged, or a clip
+    has different features in two stores;
     UsageError where `target` is one of the sources, or has failures for which a source has features (written blocks don't change).
     """
     stores = _opened([Path(source) for source in sources], Path(target))
+    _require_origins(stores)
     best, twice = _survey(stores)
-    _require_equal(stores, twice)
+    sound: set[Place] = set()
+    _require_equal(stores, twice, sound)
     if (Path(target) / HEADER).exists():
         _require_no_better(stores, best)
     store = _planned(stores, Path(target), best)
@@ -59,7 +64,7 @@ def merge(sources: Sequence[Path], target: Path, report: Callable[[int, int], No
     with store.writer() as writer:
         for number, block in enumerate(todo, 1):
             if block not in store.done:
-                _fill(writer, store, block, stores, best)
+                _fill(writer, store, block, stores, best, sound)
             if report is not None:
                 report(number, len(todo))
     return store
@@ -99,6 +104,30 @@ def _opened(sources: list[Path], target: Path) -> list[FeatureStore]:
     return stores
 
 
+def _require_origins(stores: list[FeatureStore]) -> None:
+    """Raise IntegrityError where a clip that has features in one store is cut from another file or span in another, or its view is drawn
+    by another rule; failures have no say, their files may have been mended since.
+    """
+    made: dict[Key, tuple[str, FeatureStore]] = {}
+    for store in stores:
+        for row in (store.rows[n] for n in np.flatnonzero(store.ok).tolist()):
+            if row.origin:
+                made.setdefault((row.id, row.view), (row.origin, store))
+    for other in stores:
+        failed = {(row["id"], row["view"]) for row in other.failures()}
+        rows = [row for row in other.rows if row.origin and (row.id, row.view) not in failed]
+        for row in rows:
+            origin, store = made.get((row.id, row.view), (row.origin, other))
+            if origin != row.origin:
+                try:
+                    store.require_origins(rows)
+                except IntegrityError as error:
+                    raise IntegrityError(
+                        f"{store.path} and {other.path} ('now') were made from different files or by different rules: {error.message}",
+                        hint="merge what was made from the same files; leave one of these out, or extract it again",
+                    ) from error
+
+
 def _keys(store: FeatureStore, block: int) -> list[Key]:
     first, last = store.block_range(block)
     return [(row.id, row.view) for row in store.rows[first:last]]
@@ -131,7 +160,9 @@ def _survey(
     return best, twice
 
 
-def _require_equal(stores: list[FeatureStore], twice: dict[tuple[int, int, int, int], list[tuple[int, int]]]) -> None:
+def _require_equal(
+    stores: list[FeatureStore], twice: dict[tuple[int, int, int, int], list[tuple[int, int]]], sound: set[Place]
+) -> None:
     """Raise IntegrityError naming clips whose features differ between two stores; blocks with one checksum are not read."""
     for (one, block, other, other_block), places in twice.items():
         a, b = stores[one].entry(block), stores[other].entry(other_block)
@@ -139,7 +170,7 @@ def _require_equal(stores: list[FeatureStore], twice: dict[tuple[int, int, int, 
         assert b is not None
         if (a.sha256, a.rows) == (b.sha256, b.rows) and all(here == there for here, there in places):
             continue
-        left, right = (_flat(stores[n], at) for n, at in ((one, block), (other, other_block)))
+        left, right = (_flat(stores[at[0]], at, sound) for at in ((one, block), (other, other_block)))
         here, there = (np.array(column) for column in zip(*places, strict=True))
         differs = (left[here] != right[there]).any(axis=1)
         if differs.any():
@@ -152,9 +183,9 @@ def _require_equal(stores: list[FeatureStore], twice: dict[tuple[int, int, int, 
             )
 
 
-def _flat(store: FeatureStore, block: int) -> Array:
+def _flat(store: FeatureStore, at: Place, sound: set[Place]) -> Array:
     """The rows of a sound block as bytes, uint8 [rows, bytes of a row]."""
-    entry = require_sound(store, block)
+    entry = _sound(store, at, sound)
     return np.ascontiguousarray(store.medium.array(entry)).reshape(entry.rows, -1).view(np.uint8)
 
 
@@ -198,27 +229,54 @@ def _planned(stores: list[FeatureStore], target: Path, best: dict[Key, _Found]) 
     return store
 
 
-def _fill(writer: Writer, store: FeatureStore, block: int, stores: list[FeatureStore], best: dict[Key, _Found]) -> None:
-    """Write a block of the target: the block of a source where it is the same, else one put together from rows."""
+def _fill(
+    writer: Writer,
+    store: FeatureStore,
+    block: int,
+    stores: list[FeatureStore],
+    best: dict[Key, _Found],
+    sound: set[Place],
+) -> None:
+    """Write a block of the target: the block of a source where it is the same, else one put together from rows.
+
+    sound: blocks that were compared with their checksums already.
+    """
     founds = [best[key] for key in _keys(store, block)]
     origin = founds[0]
     source = stores[origin.store]
     same = source.backend == store.backend and source.block_rows == store.block_rows and origin.block == block
     if same and founds == [_Found(f.rank, origin.store, block, place) for place, f in enumerate(founds)]:
-        entry = require_sound(source, block)
-        if entry.rows == len(founds):
+        entry = source.entry(block)
+        if entry is not None and entry.rows == len(founds):
             writer.adopt(entry, source)
             return
     array = np.empty((len(founds), *store.spec.shape), store.dtype)
-    outcomes, made_by = [], {}
-    opened: dict[tuple[int, int], tuple[Any, Array]] = {}
-    for place, found in enumerate(founds):
-        at = (found.store, found.block)
-        if at not in opened:
-            entry = require_sound(stores[found.store], found.block)
-            opened[at] = (entry, stores[found.store].medium.array(entry))
-            made_by[canonical(entry.provenance)] = dict(entry.provenance)
-        array[place] = opened[at][1][found.place]
-        outcomes.append(opened[at][0].outcome(found.place))
+    outcomes = [Outcome("absent")] * len(founds)
+    made_by = {}
+    for at, places in _by_block(
+        founds
+    ).items():  # one at a time: an open block takes a descriptor, or is unpacked in memory
+        entry = _sound(stores[at[0]], at, sound)
+        array[places] = stores[at[0]].medium.array(entry)[[founds[place].place for place in places]]
+        made_by[canonical(entry.provenance)] = dict(entry.provenance)
+        for place in places:
+            outcomes[place] = entry.outcome(founds[place].place)
     provenance = next(iter(made_by.values())) if len(made_by) == 1 else {"merged": list(made_by.values())}
     writer.write_block(block, array, outcomes, provenance)
+
+
+def _by_block(founds: list[_Found]) -> dict[Place, list[int]]:
+    """Source block -> places in the target block whose rows come from it."""
+    made: dict[Place, list[int]] = {}
+    for place, found in enumerate(founds):
+        made.setdefault((found.store, found.block), []).append(place)
+    return made
+
+
+def _sound(store: FeatureStore, at: Place, sound: set[Place]) -> Entry:
+    """What the ledger says of a block, once its bytes were compared with it; `sound` remembers the blocks that were."""
+    entry = None if at not in sound else store.entry(at[1])
+    if entry is None:
+        entry = require_sound(store, at[1])
+        sound.add(at)
+    return entry

@@ -16,12 +16,11 @@ from cache.ledger import Entry, line_of
 from cache.maps import mend_hint, open_block
 from cache.store import open_store, stores_under
 from fsar_cache.errors import IntegrityError, UsageError
-from fsar_cache.files import whole_file
+from fsar_cache.files import PIECE, whole_file
 
 FORMAT = 1
 CARD, FACTS, SUMS = "README.md", "package.json", "SHA256SUMS"
 """What lies beside the stores in a packed file."""
-_PIECE = 1 << 20
 _WHEN = (1980, 1, 1, 0, 0, 0)
 """The date of all files inside, so that one store always makes one file."""
 
@@ -100,7 +99,7 @@ def _add_block(packed: zipfile.ZipFile, name: str, store: FeatureStore, entry: E
     assert isinstance(medium, FolderMedium)
     file = medium.file_of(entry.block)
     with os.fdopen(open_block(file, entry), "rb") as opened:
-        pieces: Iterator[bytes] = iter(lambda: opened.read(_PIECE), b"")
+        pieces: Iterator[bytes] = iter(lambda: opened.read(PIECE), b"")
         line = _add(packed, f"{name}/{medium.folder_name}/{file.name}", pieces, entry.bytes)
     if not line.startswith(entry.sha256):
         raise IntegrityError(f"block {entry.block} is flipped: {file} is not what was written", hint=mend_hint(file))

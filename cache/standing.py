@@ -113,7 +113,7 @@ def standing_of(medium: Medium, where: object) -> Standing:
     written, ok, failed = (np.zeros(len(table), np.bool_) for _ in range(3))
     made = Standing(table, {}, written, ok, failed)
     for entry in entries.values():
-        planned = int(table.sizes[entry.block]) if entry.block < len(table.sizes) else 0
+        planned = int(table.sizes[entry.block]) if 0 <= entry.block < len(table.sizes) else 0
         if entry.rows != planned:
             raise IntegrityError(
                 f"{where}: the ledger has {entry.rows} rows of block {entry.block}, the row table has {planned}",

@@ -2,9 +2,9 @@
 
 store = create(path, spec, rows, dataset="synth-source")       # or open_store(path)
 with store.writer() as writer:
-for block in store.missing():
-first, last = store.block_range(block)                  # rows first..last-1
-writer.write_block(block, features, outcomes, provenance)
+    for block in store.missing():
+        first, last = store.block_range(block)                  # rows first..last-1
+        writer.write_block(block, features, outcomes, provenance)
 clips = store.read(store.rows_of(ids))                          # [n, *spec.shape]
 """
 
@@ -21,7 +21,7 @@ from cache.rows import Row
 from cache.spec import FeatureSpec
 from cache.table import RowTable
 from fsar_cache.errors import IntegrityError, UsageError
-from fsar_cache.files import space_guard
+from fsar_cache.files import PARTIAL, space_guard
 
 __all__ = ["FeatureStore", "create", "default_block_rows", "open_store", "stores_under"]
 
@@ -83,9 +83,7 @@ def _make(path: Path, kind: type[Medium], header: Header, rows: Sequence[Row]) -
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder for a store")
     strange = (
-        [p.name for p in path.iterdir() if p.name not in OWN and not p.name.endswith(".partial")]
-        if path.exists()
-        else []
+        [p.name for p in path.iterdir() if p.name not in OWN and not p.name.endswith(PARTIAL)] if path.exists() else []
     )
     if strange:
         raise UsageError(
@@ -126,11 +124,19 @@ def open_store(path: Path) -> FeatureStore:
 
 
 def stores_under(folder: Path) -> list[Path]:
-    """The folders below (or at) `folder` that hold a store, sorted, without unfinished ones; [] where the folder doesn't exist."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.endswith(".partial"))
+    """The folders below (or at) `folder` that hold a store, sorted, without unfinished ones; [] where the folder doesn't exist.
+
+    Links to folders are followed; a folder that several lead to counts once.
+    """
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real, below = os.path.realpath(place), [name for name in folders if not name.endswith(PARTIAL)]
+        folders.clear()
+        if real in seen:
+            continue
+        seen.add(real)
         if HEADER in files:
             found.append(Path(place))
-            folders.clear()
-    return found
+        else:  # links last: a folder goes by its own path where that is below too
+            folders += sorted(below, key=lambda name: (os.path.islink(os.path.join(place, name)), name))
+    return sorted(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,19 +17,19 @@ from typing import Any
 
 from cache.features import FeatureStore
 from cache.folder import HEADER, FolderMedium
-from cache.gc import PARTIAL
 from cache.ledger import Entry
 from cache.lock import exclusive
 from cache.medium import Header
 from cache.pack import CARD, FACTS, FORMAT, SUMS, plain_name
 from cache.store import DTYPES, open_store
 from cache.table import RowTable
-from fsar_cache.errors import FsarError, IntegrityError, MissingError, SpaceError, UsageError
-from fsar_cache.files import sync_folder, whole_file
+from fsar_cache.errors import FsarError, IntegrityError, MissingError, UsageError
+from fsar_cache.files import PIECE, aside_of, require_space, sync_folder, whole_file
 
-_PIECE = 1 << 20
 _SMALL = 64 << 20
 """No list of files is longer than this."""
+_NONSENSE = (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError, MemoryError)
+"""What readers raise at files that somebody made up."""
 _SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -61,7 +62,7 @@ def unpack(file: Path, folder: Path, report: Callable[[int, int], None] | None =
         there = {name for name, place in places.items() if _is_there(place, name, package)}
         missing = [name for name in places if name not in there]
         total = sum(info.file_size for info in packed.infolist() if info.filename.partition("/")[0] in missing)
-        _require_space(folder, total)
+        require_space(folder, total, "the stores", "free some space, or import into a folder on another disk")
         done = 0
 
         def count(size: int) -> None:
@@ -70,9 +71,8 @@ def unpack(file: Path, folder: Path, report: Callable[[int, int], None] | None =
             if report is not None:
                 report(done, total)
 
-        for name in missing:
-            _make(packed, file, package, name, places[name], count)
-    return [(place, name not in there) for name, place in places.items()]
+        made = {name for name in missing if _make(packed, file, package, name, places[name], count)}
+    return [(place, name in made) for name, place in places.items()]
 
 
 def _read_package(packed: zipfile.ZipFile, file: Path) -> _Package:
@@ -96,7 +96,7 @@ def _read_package(packed: zipfile.ZipFile, file: Path) -> _Package:
         package = _Package(
             str(facts["dataset"]), {str(s["name"]): str(s["fingerprint"]) for s in facts["stores"]}, sums
         )
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (*_NONSENSE, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{file}: {FACTS} or {SUMS} is damaged: {error}") from error
     strange = next((info for info in infos if not _belongs(info, package)), None)
     if strange is not None:
@@ -166,23 +166,11 @@ def _small(store: FeatureStore) -> set[str]:
     return {HEADER, "rows.json", "ledger.jsonl", *medium.describe(medium.load_table())}
 
 
-def _require_space(folder: Path, needed: int) -> None:
-    here = folder.absolute()
-    while not here.exists():
-        here = here.parent
-    free = shutil.disk_usage(here).free
-    if needed > free:
-        raise SpaceError(
-            f"the stores need {needed / 1e9:.2f} GB, the disk of {folder} has {free / 1e9:.2f} GB free",
-            hint="free some space, or import into a folder on another disk",
-        )
-
-
 def _make(
     packed: zipfile.ZipFile, file: Path, package: _Package, name: str, place: Path, count: Callable[[int], None]
-) -> None:
-    """One store, made in a folder aside and renamed."""
-    aside = place.with_name(f".{place.name}.{os.getpid()}{PARTIAL}")
+) -> bool:
+    """One store, made in a folder aside and renamed; False where another import has made it meanwhile."""
+    aside = aside_of(place)
     if aside.exists():  # of a killed process of the same number
         with exclusive(aside / "lock", "import into"):
             shutil.rmtree(aside)
@@ -193,8 +181,14 @@ def _make(
                 if path.startswith(f"{name}/"):
                     _copy_out(packed, file, path, package.sums[path], aside / path.removeprefix(f"{name}/"), count)
             _require_store(aside, file, name, package)
-            os.replace(aside, place)
+            try:
+                os.replace(aside, place)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _is_there(place, name, package):
+                    return False
+                raise
             sync_folder(place.parent)
+            return True
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -206,7 +200,7 @@ def _copy_out(
     with whole_file(target) as out:
         try:
             with packed.open(name) as inside:
-                while piece := inside.read(_PIECE):
+                while piece := inside.read(PIECE):
                     out.write(piece)
                     checksum.update(piece)
                     count(len(piece))
@@ -243,7 +237,7 @@ def _require_store(path: Path, file: Path, name: str, package: _Package) -> None
         raise (
             error if isinstance(error, IntegrityError) and str(file) in error.message else wrong(error.message)
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except _NONSENSE as error:
         raise wrong(error) from error
 
 

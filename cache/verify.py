@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.ledger import Entry
@@ -57,12 +58,28 @@ def require_sound(store: FeatureStore, block: int) -> Entry:
         raise UsageError(f"block {block} of {store.path} is not written")
     finding = store.medium.check(entry)
     if finding is not None:
-        raise IntegrityError(
-            f"block {block} of {store.path} is {finding.kind}: {finding.detail}",
-            hint=f"fsar-cache store verify {store.path} --mend drops it; then repeat the extraction that made the store, "
-            "and this command",
-        )
+        raise unsound(store.path, finding)
     return entry
+
+
+def unsound(path: Path, finding: Finding) -> IntegrityError:
+    """The error for a block of the store `path` that is not what its ledger says."""
+    return IntegrityError(
+        f"block {finding.block} of {path} is {finding.kind}: {finding.detail}",
+        hint=f"fsar-cache store verify {path} --mend drops it; then repeat the extraction that made the store, "
+        "and this command",
+    )
+
+
+def torn_ledgers(stores: Iterable[FeatureStore]) -> list[str]:
+    """What there is to say, in words, of the stores whose ledgers have damaged lines: the blocks of those lines are taken by nobody."""
+    torn = [(store.path, len(store.medium.ledger().damaged)) for store in stores]
+    return [
+        f"{lines} lines of the ledger of {path} are damaged, so their blocks count as unfinished and were left out; "
+        f"restore ledger.jsonl from a copy, or: fsar-cache store verify {path} --mend"
+        for path, lines in torn
+        if lines
+    ]
 
 
 def damage(findings: Iterable[Finding]) -> list[Finding]:

@@ -83,7 +83,8 @@ class Writer:
     def adopt(self, entry: Entry, source: FeatureStore) -> None:
         """Take over a block of another store of the same spec, backend and rows per block, byte for byte, under the same number.
 
-        The file is linked, or copied where it lies on another disk; the caller has compared it with its checksum (`require_sound`).
+        The file is linked, or copied where it lies on another disk, and then compared with its checksum: IntegrityError where it is
+        damaged.
         """
         self._require(entry.block)
         store = self._store

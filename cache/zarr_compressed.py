@@ -9,6 +9,7 @@ blocks are kept unpacked, so random rows come slowly: convert a copy back to "za
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 from typing import Any
@@ -23,6 +24,8 @@ from fsar_cache.errors import IntegrityError, UsageError
 
 _LEVEL = 5
 _HELD = 8
+_SIZES = (4, 12)
+"""Where a Blosc frame says how many bytes it has unpacked and packed, 32 bits each."""
 _ONE_THREAD = threading.Lock()
 
 
@@ -58,7 +61,14 @@ class ZarrZstdMedium(ZarrMedium):
                 f"block {entry.block} is flipped: {file} is not what was written", hint=mend_hint(file)
             )
         shape = (self.header.block_rows, *self.header.spec.shape)
-        made: Array = np.frombuffer(blosc.decompress(packed), self.header.dtype).reshape(shape)[: entry.rows]
+        claimed, length = (int.from_bytes(packed[at : at + 4], "little") for at in _SIZES)
+        try:
+            if (claimed, length) != (math.prod(shape) * self.header.dtype.itemsize, len(packed)):
+                raise ValueError(f"a frame of {length} bytes for {claimed}")  # the unpacker would believe it
+            data = blosc.decompress(packed)
+        except (RuntimeError, ValueError) as error:
+            raise IntegrityError(f"block {entry.block} can't be unpacked: {file}: {error}") from error
+        made: Array = np.frombuffer(data, self.header.dtype).reshape(shape)[: entry.rows]
         made.flags.writeable = False
         return made
 

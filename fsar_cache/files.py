@@ -4,13 +4,52 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fsar_cache.canonical import plain
-from fsar_cache.errors import IntegrityError, MissingError, space_error
+from fsar_cache.errors import IntegrityError, MissingError, SpaceError, space_error
+
+PARTIAL = ".partial"
+"""How the names of files and folders end that are being written."""
+PIECE = 1 << 20
+"""Bytes that are read and written at a time."""
+_ASIDE = re.compile(r"\..+\.\d+" + re.escape(PARTIAL))
+
+
+def aside_of(path: Path) -> Path:
+    """Where this process writes what will be renamed to `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+
+
+def is_aside(name: str) -> bool:
+    """Whether this is a name that `aside_of` gives."""
+    return _ASIDE.fullmatch(name) is not None
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes on the disk that holds `folder`, or will."""
+    here = folder.absolute()
+    while not here.exists():
+        here = here.parent
+    return shutil.disk_usage(here).free
+
+
+def require_space(folder: Path, needed: int, what: str, hint: str, margin: float = 0.0) -> None:
+    """Raise SpaceError where the disk that holds `folder` has fewer than `needed` bytes and that share of them free.
+
+    what: needs the space, for the message.
+    """
+    free = free_bytes(folder)
+    if needed * (1 + margin) > free:
+        spare = f" and {margin:.0%} to spare" if margin else ""
+        raise SpaceError(
+            f"{what} need {needed / 1e9:.2f} GB{spare}, the disk of {folder} has {free / 1e9:.2f} GB free", hint=hint
+        )
 
 
 def sync_folder(folder: Path) -> None:
@@ -38,7 +77,7 @@ def space_guard(where: object) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` only if the block ends well; nothing is left behind otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = aside_of(path)
     with space_guard(path):
         try:
             with aside.open("wb") as file:
@@ -63,5 +102,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise MissingError(f"no file {path}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is not valid JSON: {error}") from error

@@ -20,7 +20,7 @@ from cache.lock import exclusive
 from cache.merge import merge
 from cache.rows import Row
 from cache.store import create, open_store, stores_under
-from fsar_cache.errors import IntegrityError, MissingError, UsageError
+from fsar_cache.errors import FsarError, IntegrityError, MissingError, UsageError
 
 COUNT = 21
 SPEC = stores.spec_of()
@@ -175,26 +175,125 @@ def parts_of(folder: Path) -> list[FeatureStore]:
 def test_parts_go_once_a_merged_store_holds_them(tmp_path: Path) -> None:
     parts = parts_of(tmp_path)
     assert leftovers(tmp_path) == []
-    merged = merge([part.path for part in parts[:2]], tmp_path / "net-pooled-abc")
+    merge([part.path for part in parts[:2]], tmp_path / "net-pooled-abc")
+    assert leftovers(tmp_path) == [], "the merge isn't whole: extract may go on in any part"
+    merged = merge([part.path for part in parts], tmp_path / "net-pooled-abc")
     found = leftovers(tmp_path)
-    assert [one.path for one in found] == [part.path for part in parts[:2]]
+    assert [one.path for one in found] == [part.path for part in parts]
     assert all(str(merged.path) in one.why for one in found)
     own = [file for file in parts[0].path.rglob("*") if file.is_file() and not file.name.startswith("c.")]
     assert found[0].bytes == sum(file.stat().st_size for file in own), "linked blocks free nothing"
     with parts[1].writer() as writer:
         writer.journal(2).add(0, DATA[16:17], [stores.outcome_of(16)])
-    assert [one.path for one in leftovers(tmp_path)] == [parts[0].path]
+    assert [one.path for one in leftovers(tmp_path)] == [parts[0].path, parts[2].path]
     sweep(found)
-    assert [path.name for path in stores_under(tmp_path)] == [merged.path.name, *(p.path.name for p in parts[1:])]
+    assert [path.name for path in stores_under(tmp_path)] == [merged.path.name, parts[1].path.name]
     assert merged.verify() == []
 
 
-def test_an_empty_part_goes_with_the_others(tmp_path: Path) -> None:
-    parts = [make(tmp_path / f"net.part-{i}-of-2") for i in (1, 2)]
-    stores.write(parts[0], DATA)
+def test_a_part_whose_own_work_is_not_done_stays(tmp_path: Path) -> None:
+    parts = parts_of(tmp_path)
+    merge([part.path for part in parts], tmp_path / "net-pooled-abc")
+    fresh = make(tmp_path / "net-pooled-abc.part-1-of-2")
+    assert fresh.path not in [one.path for one in leftovers(tmp_path)]
+    stores.write(fresh, DATA, [0])
+    assert fresh.path not in [one.path for one in leftovers(tmp_path)]
+    stores.write(fresh, DATA, [2])
+    assert [one.path for one in leftovers(tmp_path)] == sorted([fresh.path, *(part.path for part in parts)])
+
+
+def test_a_part_with_rows_that_the_merged_store_lacks_stays(tmp_path: Path) -> None:
+    part = make(tmp_path / "net.part-1-of-2")
+    stores.write(part, DATA, [0, 2])
+    merged = make(tmp_path / "net")
+    stores.write(merged, DATA)
+    assert [one.path for one in leftovers(tmp_path)] == [part.path]
+    part.plan([*stores.rows_of(COUNT), Row("late", "c", "train")])
+    assert leftovers(tmp_path) == [], "block 3 is part 2's, but nobody has it yet"
+
+
+def test_a_part_whose_ledger_is_damaged_stays(tmp_path: Path) -> None:
+    part = make(tmp_path / "net.part-1-of-1")
+    stores.write(part, DATA)
+    ledger = part.path / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"block":2', b'"block":7'))
+    merged = merge([part.path], tmp_path / "net")
     assert leftovers(tmp_path) == []
-    merge([part.path for part in parts], tmp_path / "net")
-    assert [one.path for one in leftovers(tmp_path)] == [part.path for part in parts]
+    stores.write(merged, DATA)
+    assert leftovers(tmp_path) == [], "the only copy of block 2 may be the one that a damaged line tells of"
+
+
+def test_a_part_with_files_of_others_stays(tmp_path: Path) -> None:
+    parts = parts_of(tmp_path)
+    merge([part.path for part in parts], tmp_path / "net-pooled-abc")
+    (parts[0].path / "thesis.txt").write_text("mine")
+    (parts[1].path / "features" / "thesis.txt").write_text("mine")
+    assert [one.path for one in leftovers(tmp_path)] == [parts[2].path]
+
+
+def test_a_part_does_not_hold_itself(tmp_path: Path) -> None:
+    part = make(tmp_path / "net.part-1-of-1")
+    stores.write(part, DATA)
+    (tmp_path / "net").symlink_to(part.path.name)
+    assert leftovers(tmp_path) == []
+
+
+def test_folders_that_only_look_interrupted_stay(tmp_path: Path) -> None:
+    for name in ("downloads.partial", ".thesis.12.partial", ".a.partial", "b.12.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("mine")
+    store = make(tmp_path / ".c.12.partial")
+    (store.path / "features" / "thesis.txt").write_text("mine")
+    (tmp_path / "stores.partial").mkdir()
+    make(tmp_path / "stores.partial" / "a")
+    fresh, old = tmp_path / ".d.12.partial", tmp_path / ".e.12.partial"
+    for folder in (fresh, old):
+        folder.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert [one.path for one in sweep(leftovers(tmp_path))] == [old]
+    assert {path.name for path in tmp_path.rglob("thesis.txt")} == {"thesis.txt"}
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 5
+    assert fresh.is_dir()
+
+
+def test_files_that_vanish_while_they_are_listed_are_no_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, left = littered(tmp_path / "stores" / "a", "zarr")
+    half = make(tmp_path / "stores" / "half")
+    (half.path / "store.json").unlink()
+    old = tmp_path / "stores" / ".a.zip.12.partial"
+    old.write_text("12345")
+    os.utime(old, (time.time() - 7200,) * 2)
+    real, doomed = Path.stat, {old, left[0], half.path / "rows.json"}
+    assert {one.path for one in leftovers(tmp_path)} == {old, *left, half.path}
+
+    def stat(path: Path, **how: bool) -> os.stat_result:
+        if path in doomed:
+            raise FileNotFoundError(path)
+        return real(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert {one.path for one in leftovers(tmp_path)} == {*left[1:], half.path}
+
+
+def test_damaged_stores_are_told_and_the_others_go_on(tmp_path: Path) -> None:
+    store, left = littered(tmp_path / "b", "zarr")
+    damaged = make(tmp_path / "a")
+    (damaged.path / "store.json").write_text("{")
+    part = make(tmp_path / "net.part-1-of-1")
+    stores.write(part, DATA)
+    with pytest.raises(IntegrityError, match=r"a/store.json is not valid JSON"):
+        leftovers(tmp_path)
+    told: list[FsarError] = []
+    found = leftovers(tmp_path, told.append)
+    assert [one.path for one in found] == left
+    assert len(told) == 1
+    left[3].unlink()
+    left[3].mkdir()
+    assert [one.path for one in sweep(found, told.append)] == left[:3]
+    assert "can't be removed" in told[1].message
+    assert open_store(store.path).verify() != []
 
 
 def test_copies_that_are_no_parts_stay(tmp_path: Path) -> None:
