@@ -111,7 +111,7 @@ def test_a_block_is_not_tried_again_at_the_cost_of_features(tmp_path: Path) -> N
     rows = ROWS[:100]
     came = bring(npy(tmp_path / "one", range(99)), tmp_path / "stores", rows)
     again = bring(npy(tmp_path / "two", range(1, 100)), tmp_path / "stores", rows)
-    assert again.failed == [ROWS[99].id]
+    assert (came.waiting, again.failed, again.waiting) == ([], [ROWS[99].id], [ROWS[99].id])
     np.testing.assert_array_equal(open_store(came.path).read(range(99)), DATA[:99])
 
 
@@ -170,7 +170,9 @@ def test_damaged_and_hostile_files(tmp_path: Path) -> None:
     file = folder / f"{ROWS[4].id}.npy"
     good = file.read_bytes()
     np.save(tmp_path / "pickled.npy", np.array([{}], object))
-    for bad in (good[:50], good[:-4], b"", b"no array at all", (tmp_path / "pickled.npy").read_bytes()):
+    np.savez(tmp_path / "several.npz", a=DATA[4])
+    others = [(tmp_path / name).read_bytes() for name in ("pickled.npy", "several.npz")]
+    for bad in (good[:50], good[:-4], b"", b"no array at all", b"PK\3\4 no zip", *others):
         file.write_bytes(bad)
         with pytest.raises(IntegrityError, match=r"array of 'class 1/clip-004 é' can't be read"):
             bring(folder, tmp_path / "stores")

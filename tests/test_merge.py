@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.features import FeatureStore
+from cache.ledger import Entry
+from cache.medium import Finding
 from cache.merge import left_out, merge
 from cache.rows import Outcome, Row
 from cache.store import create, open_store
+from cache.zarr_blocks import ZarrMedium
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
 
 COUNT = 45
@@ -214,6 +220,107 @@ def test_views_and_origins(tmp_path: Path) -> None:
     merged = merge([here.path, there.path], tmp_path / "merged")
     assert merged.rows == [Row("a", "c", "train", 0, "a.mp4 (5 bytes)"), *rows[1:]]
     np.testing.assert_array_equal(merged.load(), DATA[:3])
+
+
+def origins(path: Path, rows: Iterable[int], size: int, status: str = "ok", rule: str = "") -> Path:
+    """A store of one block whose clips are cut from files of `size` bytes."""
+    chosen = [replace(stores.rows_of(COUNT)[r], origin=f"{r}.mp4 ({size} bytes){rule}") for r in rows]
+    store = create(path, SPEC, chosen, dataset="set", block_rows=8)
+    if status:
+        with store.writer() as writer:
+            writer.write_block(0, DATA[list(rows)], [Outcome(status, "" if status == "ok" else "why")] * len(chosen))
+    return path
+
+
+@pytest.mark.parametrize("other", ["ok", "", "views"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_stores_of_different_videos_or_view_rules_are_refused(tmp_path: Path, other: str, turned: bool) -> None:
+    one = origins(tmp_path / "one", range(4), 5, rule="; view by tsn and squash, seed 0" if other == "views" else "")
+    rule = "; view by tsn and squash, seed 1" if other == "views" else ""
+    two = origins(tmp_path / "two", range(2, 6), 5 if rule else 9, "ok" if rule else other, rule)
+    with pytest.raises(IntegrityError, match=r"different files or by different rules.* features of 2 clips"):
+        merge([two, one] if turned else [one, two], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_file_that_was_mended_after_it_failed_is_no_difference(tmp_path: Path) -> None:
+    failed, fine = origins(tmp_path / "one", range(4), 5, "failed"), origins(tmp_path / "two", range(4), 9)
+    merged = merge([failed, fine], tmp_path / "merged")
+    assert merged.ok.all()
+    assert {row.origin for row in merged.rows} == {f"{r}.mp4 (9 bytes)" for r in range(4)}
+
+
+@pytest.mark.parametrize("backend", ["zarr", "zarr-zstd"])
+def test_many_small_blocks_take_few_descriptors_and_one_check_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    count = 150
+    spec, rows = stores.spec_of((2,)), stores.rows_of(count)
+    data = stores.values(count, spec)
+    small = create(tmp_path / "small", spec, rows, dataset="set", backend=backend, block_rows=1)
+    stores.write(small, data)
+    first = create(tmp_path / "big", spec, rows[:1], dataset="set", backend=backend, block_rows=100)
+    stores.write(first, data)
+    checked = checks(monkeypatch)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, hard))
+    try:
+        merged = merge([first.path, small.path], tmp_path / "merged")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    np.testing.assert_array_equal(merged.load(merged.rows_of([row.id for row in rows])), data)
+    assert {checked[file] for file in checked if small.path in file.parents} == {1}
+
+
+def test_a_source_block_is_checked_once_whatever_blocks_it_goes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = some(tmp_path / "one", range(3), block_rows=2)
+    two = some(tmp_path / "two", range(40), block_rows=40)
+    checked = checks(monkeypatch)
+    merged = merge([one, two], tmp_path / "merged")
+    assert rows_in(merged) == rows_in(open_store(two))
+    assert merged.blocks > 10
+    assert {checked[file] for file in checked if two in file.parents} == {1}
+
+
+def checks(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
+    """How often the file of a block is compared with its checksum from now on."""
+    checked: Counter[Path] = Counter()
+    real = ZarrMedium.check
+
+    def check(self: ZarrMedium, entry: Entry) -> Finding | None:
+        checked[self.file_of(entry.block)] += 1
+        return real(self, entry)
+
+    monkeypatch.setattr(ZarrMedium, "check", check)
+    return checked
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_block_that_changes_after_the_look_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copied: bool
+) -> None:
+    parts = parts_of(tmp_path, "zarr")
+    file, link = open_store(parts[1]).medium.file_of(1), os.link  # type: ignore[attr-defined]
+
+    def late(source: Path, target: Path) -> None:
+        if source == file:
+            data = file.read_bytes()
+            file.unlink()
+            file.write_bytes(data[:-1] + b"?")
+        if copied:
+            raise OSError(errno.EXDEV, "another disk")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    with pytest.raises(IntegrityError, match=r"block 1 of .*part1 is flipped"):
+        merge(parts, tmp_path / "merged")
+    assert open_store(tmp_path / "merged").verify() == []
+    file.unlink()
+    with pytest.raises(IntegrityError, match=r"block 1 of .*part1 is missing"):
+        merge(parts, tmp_path / "merged")
 
 
 def test_different_features_of_a_clip_are_refused_by_name(tmp_path: Path) -> None:

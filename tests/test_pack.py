@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import stores
 from cache.features import FeatureStore
 from cache.folder import FolderMedium
 from cache.gc import leftovers, sweep
+from cache.ledger import line_of
 from cache.pack import export
 from cache.store import create, open_store, stores_under
 from cache.unpack import unpack
@@ -394,6 +397,105 @@ def test_another_store_in_the_way_stays(packed_file: Path, tmp_path: Path) -> No
             unpack(packed_file, tmp_path)
         assert before == (stores.contents(place) if place.is_dir() else place.read_text())
         shutil.rmtree(tmp_path / "set")
+
+
+@pytest.mark.parametrize("kind", ["huge", "long", "right sizes", "garbage", "nothing"])
+def test_a_made_up_compressed_block_is_refused(tmp_path: Path, kind: str) -> None:
+    right = 8 * SPEC.row_bytes
+    sizes = {"huge": (0xFFFFFFFF, 48), "long": (right, 1 << 20), "right sizes": (right, 48)}
+    head = b"".join(n.to_bytes(4, "little") for n in (sizes[kind][0], 4, sizes[kind][1])) if kind in sizes else b""
+    data = b"\2\1\1\4" + head + b"\xff" * 32 if head else kind.encode() * (kind == "garbage")
+    store = make(tmp_path / "net-a", "zarr-zstd")
+    export(store.path, tmp_path / "a.zip")
+
+    def change(files: dict[str, bytes]) -> None:
+        name = "net-a/features/c.1.0.0"
+        entry = store.entry(1)
+        assert entry is not None
+        made = replace_fields(entry, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        files[name] = data
+        lines = files["net-a/ledger.jsonl"].splitlines(keepends=True)
+        files["net-a/ledger.jsonl"] = b"".join(line_of(made) if b'"block":1,' in line else line for line in lines)
+
+    bad = rewritten(tmp_path / "a.zip", tmp_path / "bad.zip", change)
+    with pytest.raises(IntegrityError, match="is no sound store"):
+        unpack(bad, tmp_path / "new")
+    assert stores_under(tmp_path / "new") == []
+    assert leftovers(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("name", ["store.json", "rows.json", "ledger.jsonl", "package.json"])
+def test_endless_brackets_are_refused(packed_file: Path, tmp_path: Path, name: str) -> None:
+    def change(files: dict[str, bytes]) -> None:
+        deep = b'{"a":' + b"[" * 100_000
+        path = next(path for path in files if path.rpartition("/")[2] == name)
+        line = deep + b',"crc32":"' + f"{zlib.crc32(deep + b'}'):08x}".encode() + b'"}\n'
+        files[path] = deep if name in ("store.json", "package.json") else line
+
+    bad = rewritten(packed_file, tmp_path / "bad.zip", change)
+    with pytest.raises(IntegrityError):
+        unpack(bad, tmp_path / "new")
+    assert stores_under(tmp_path / "new") == []
+
+
+@pytest.mark.parametrize("block", [-1, -2, 3])
+def test_blocks_that_are_not_planned_are_refused(tmp_path: Path, block: int) -> None:
+    store = make(tmp_path / "net-a", "hdf5")
+    export(store.path, tmp_path / "a.zip")
+
+    def change(files: dict[str, bytes]) -> None:
+        entry = store.entry(1)
+        assert entry is not None
+        lines = files["net-a/ledger.jsonl"].splitlines(keepends=True)
+        made = line_of(replace_fields(entry, block=block))
+        files["net-a/ledger.jsonl"] = b"".join(made if b'"block":1,' in line else line for line in lines)
+        files[f"net-a/blocks/{block:06d}.h5"] = files.pop("net-a/blocks/000001.h5")
+
+    bad = rewritten(tmp_path / "a.zip", tmp_path / "bad.zip", change)
+    with pytest.raises(IntegrityError, match=rf"rows of block {block}"):
+        unpack(bad, tmp_path / "new")
+
+
+def test_two_imports_at_once_make_one_store(packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, done = os.replace, []
+
+    def late(source: Path, target: Path) -> None:
+        if Path(target) == tmp_path / "new" / "set" / "net-a" and not done:
+            done.append(target)
+            with monkeypatch.context() as other:
+                other.setattr(os, "getpid", lambda: 4_000_000)
+                assert unpack(packed_file, tmp_path / "new") == [(target, True)]
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    assert unpack(packed_file, tmp_path / "new") == [(tmp_path / "new" / "set" / "net-a", False)]
+    assert [path.name for path in (tmp_path / "new" / "set").iterdir()] == ["net-a"]
+    assert open_store(tmp_path / "new" / "set" / "net-a").verify() == []
+
+
+def test_another_store_that_comes_meanwhile_stays(
+    packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, place = os.replace, tmp_path / "new" / "set" / "net-a"
+
+    def late(source: Path, target: Path) -> None:
+        if Path(target) == place and not place.exists():
+            place.mkdir()
+            (place / "thesis.txt").write_text("mine")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", late)
+    with pytest.raises(UsageError, match="is there already, and it is not the store of this file"):
+        unpack(packed_file, tmp_path / "new")
+    assert [path.name for path in place.parent.rglob("*")] == ["net-a", "thesis.txt"]
+
+
+def test_the_card_names_a_store_that_is_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(tmp_path / "net-a")
+    monkeypatch.chdir(store.path)
+    export(Path("."), tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as packed:
+        assert "\n## net-a\n" in packed.read("README.md").decode()
 
 
 def test_a_small_disk_is_told_before(packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
