@@ -9,7 +9,7 @@ import typer
 
 from fsar_cache import places
 from fsar_cache.console import say, warn
-from fsar_cache.errors import UsageError
+from fsar_cache.errors import FsarError, UsageError
 from pipeline.cli_common import AsJson, MaxFailures, examples, print_json
 
 if TYPE_CHECKING:
@@ -58,17 +58,18 @@ def merge(
 
     with display("merge", "blocks") as show:
         store = join(sources, target, report=lambda done, of: show(done, of, ""))
-    waiting, missing = left_out(sources, store), store.missing()
+    waiting, missing, torn = left_out(sources, store), store.missing(), _torn(sources)
     rows, ok = len(store.rows), int(store.ok.sum())
     if as_json:
         told = {"path": store.path, "rows": rows, "ok": ok, "missing_blocks": missing, "left_out": waiting}
-        print_json(told)
+        print_json(told | {"damaged": torn})
         return
     say(f"{ok} of {rows} rows have features, in {store.blocks - len(missing)} of {store.blocks} blocks")
     if missing:
         say(f"{len(missing)} blocks are in none of the stores; merge again when they are extracted")
     if waiting:
         warn(f"{len(waiting)} clips wait for the rest of their blocks: {_some(waiting)}")
+    _warn_all(torn)
     typer.echo(store.path)
 
 
@@ -80,19 +81,19 @@ def gc(
     """List what killed runs left behind, and parts that a merged store holds; with --yes remove it. Nothing in use is touched."""
     from cache.gc import leftovers, sweep
 
-    found = [one for path in paths or [places.stores()] for one in (leftovers(path) if paths or path.is_dir() else [])]
-    gone = sweep(found) if yes else []
-    listed = gone if yes else found
+    errors: list[FsarError] = []
+    folders = paths or [path for path in [places.stores()] if path.is_dir()]
+    found = [one for path in folders for one in leftovers(path, errors.append)]
+    listed = sweep(found, errors.append) if yes else found
+    size = sum(one.bytes for one in listed) / 1e6
     if as_json:
         print_json([{"path": str(one.path), "bytes": one.bytes, "why": one.why, "removed": yes} for one in listed])
-        return
-    for one in listed:
-        typer.echo(f"{one.path}  {one.bytes / 1e6:.1f} MB  {one.why}")
-    size = sum(one.bytes for one in listed) / 1e6
-    if yes:
-        say(f"removed {len(gone)} files and folders, {size:.1f} MB")
     else:
-        say(f"{len(found)} files and folders, {size:.1f} MB" + ("; --yes removes them" if found else ""))
+        for one in listed:
+            typer.echo(f"{one.path}  {one.bytes / 1e6:.1f} MB  {one.why}")
+        ask = "; --yes removes them" if found and not yes else ""
+        say(f"{'removed ' if yes else ''}{len(listed)} files and folders, {size:.1f} MB{ask}")
+    raise_last(errors)
 
 
 def export(
@@ -106,9 +107,11 @@ def export(
 
     with display("export", "MB") as show:
         stores = pack(store, file, report=lambda done, of: show(done >> 20, of >> 20, ""))
+    torn = _torn(stores)
     if as_json:
-        print_json({"file": str(file), "bytes": file.stat().st_size, "stores": stores})
+        print_json({"file": str(file), "bytes": file.stat().st_size, "stores": stores, "damaged": torn})
         return
+    _warn_all(torn)
     say(f"{len(stores)} stores, {file.stat().st_size / 1e6:.1f} MB; README.md inside says what they are")
     typer.echo(file)
 
@@ -150,11 +153,16 @@ def import_features(
     sets: FlowSets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring features that were made elsewhere into a store; prints where it is. Clips without features count as failed."""
+    """Bring features that were made elsewhere into a store; prints where it is. Clips without features count as failed.
+
+    Repeated with more arrays it fills them in; the arrays that were imported before must be there then too.
+    """
+    from cache.medium import require_durable
     from splits.datasets import open_split
 
     if kind == "features" and sets:
         raise UsageError("--set is for --kind flow", hint="shape and dtype are those of the arrays")
+    require_durable(backend)
     split = open_split(dataset)
     given: dict[str, Any] = {"backend": backend, "max_failures": max_failures}
     if kind == "flow":
@@ -167,6 +175,11 @@ def import_features(
     say(f"{told['ok']} of {told['ok'] + len(told['failed'])} clips of {split.name} have features in {told['path']}")
     if told["failed"]:
         warn(f"no features of {len(told['failed'])} clips, they count as failed: {_some(told['failed'])}")
+    if told.get("waiting"):
+        warn(
+            f"{len(told['waiting'])} of them have arrays, which were not taken: clips of their blocks that were imported before have no "
+            f"arrays in {source}; repeat with all arrays, old and new: {_some(told['waiting'])}"
+        )
     if told["strange"]:
         warn(f"{len(told['strange'])} names are no clips of {split.name}, and were left out: {_some(told['strange'])}")
     typer.echo(told["path"])
@@ -187,7 +200,8 @@ def _import_features(source: Path, split: Split, name: str, about: str, given: d
     with display("import", "blocks") as show:
         given |= {"dataset": split.name, "name": name, "about": about, "report": lambda done, of: show(done, of, "")}
         came = bring(source, rows, place, **given)
-    return {"path": str(came.path), "ok": came.ok, "failed": came.failed, "strange": came.strange}
+    told = {"path": str(came.path), "ok": came.ok, "failed": came.failed, "strange": came.strange}
+    return told | {"waiting": came.waiting}
 
 
 def _import_flow(
@@ -200,6 +214,27 @@ def _import_flow(
     came = import_flow(source, split, places.stores(), settings, **given)
     failed = [f"{name}: {reason}" for name, reason in came.failed]
     return {"path": str(came.path), "ok": came.ok, "failed": failed, "strange": list(map(str, came.strange))}
+
+
+def _torn(paths: list[Path]) -> list[str]:
+    """What to say of the stores among `paths` that have damaged lines in their ledgers."""
+    from cache.store import open_store
+    from cache.verify import torn_ledgers
+
+    return torn_ledgers(map(open_store, paths))
+
+
+def raise_last(errors: list[FsarError]) -> None:
+    """Print the errors but the last, and raise that one; nothing where there are none."""
+    for earlier in errors[:-1]:
+        typer.echo(f"error: {earlier.message}; {earlier.hint}", err=True)
+    if errors:
+        raise errors[-1]
+
+
+def _warn_all(told: list[str]) -> None:
+    for one in told:
+        warn(one)
 
 
 def _some(names: list[str]) -> str:

@@ -34,7 +34,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List the stores: finished and failed rows, kind, shape, size."""
-    from cache.store import open_store, stores_under
+    from cache.store import stores_under
     from fsar_cache import places
 
     if folder is not None and not folder.is_dir():
@@ -42,9 +42,8 @@ def ls(
             f"no folder {folder}", hint="fsar-cache store ls, without a folder, looks in the folder of stores"
         )
     rows = []
-    for path in stores_under(folder or places.stores()):
-        with open_store(path) as store:
-            facts = store.info()
+    sound, errors = _facts(stores_under(folder or places.stores()))
+    for facts in sound:
         shape = f"{'x'.join(map(str, facts['spec']['shape']))} {facts['spec']['dtype']}"
         names = ("path", "dataset", "backend", "rows", "ok", "failed", "absent", "damaged", "unfinished", "bytes")
         rows.append(
@@ -53,7 +52,7 @@ def ls(
         )
     if as_json:
         print_json(rows)
-    elif not rows:
+    elif not rows and not errors:
         typer.echo("no stores here yet; make one with: fsar-cache extract synth", err=True)
     for row in () if as_json else rows:
         state = f"{row['ok']} of {row['rows']} clips"
@@ -61,6 +60,22 @@ def ls(
         typer.echo(
             f"{row['path']}  {_what(row)} {row['shape']}  {state}  {row['bytes'] / 1e6:.1f} MB  {row['backend']}"
         )
+    cli_pack.raise_last(errors)
+
+
+def _facts(paths: list[Path]) -> tuple[list[dict[str, Any]], list[FsarError]]:
+    """Facts of the stores that can be read, and the errors of those that can't."""
+    from cache.store import open_store
+
+    told: list[dict[str, Any]] = []
+    errors: list[FsarError] = []
+    for path in paths:
+        try:
+            with open_store(path) as store:
+                told.append(store.info())
+        except FsarError as error:
+            errors.append(error)
+    return told, errors
 
 
 def _what(row: dict[str, Any]) -> str:
@@ -71,18 +86,14 @@ def _what(row: dict[str, Any]) -> str:
 @app.command(epilog=examples("store info stores/synth-source/NAME", "store info stores/synth-source --json"))
 def info(store: StorePaths, as_json: AsJson = False) -> None:
     """Show what made a store's rows, and how far it is; of a folder with several stores all of them (as JSON: a list)."""
-    from cache.store import open_store
-
-    told = []
-    for path in stores_at(store):
-        with open_store(path) as opened:
-            told.append(opened.info())
+    told, errors = _facts(stores_at(store))
     if as_json:
         print_json(told[0] if [store] == [Path(facts["path"]) for facts in told] else told)
     for number, facts in enumerate(() if as_json else told):
         if number:
             typer.echo()
         _print_facts(facts)
+    cli_pack.raise_last(errors)
 
 
 def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
@@ -121,7 +132,12 @@ def verify(
     paths, told = stores_at(store), []
     errors: list[FsarError] = []
     for path in paths:
-        findings, error = _verified(path, mend, quiet=as_json, name=f"{path}: " if len(paths) > 1 else "")
+        findings: list[Finding] = []
+        error: FsarError | None = None
+        try:
+            findings, error = _verified(path, mend, quiet=as_json, name=f"{path}: " if len(paths) > 1 else "")
+        except FsarError as unreadable:
+            error = unreadable
         told += [{"store": str(path), **plain(finding)} for finding in findings]
         errors += [error] if error else []
         if sample and not error:
@@ -130,10 +146,7 @@ def verify(
             errors += [wrong] if wrong else []
     if as_json:
         print_json(told)
-    for earlier in errors[:-1]:
-        typer.echo(f"{earlier.message}; {earlier.hint}", err=True)
-    if errors:
-        raise errors[-1]
+    cli_pack.raise_last(errors)
 
 
 def _verified(path: Path, mend: bool, quiet: bool, name: str) -> tuple[list[Finding], IntegrityError | None]:
@@ -193,8 +206,10 @@ def convert(
 ) -> None:
     """Copy a store to another format without changing a byte of the features; prints where the copy is."""
     from cache.convert import convert as copy_blocks
+    from cache.medium import require_durable
     from pipeline.display import display
 
+    require_durable(backend)
     with display("convert", "blocks") as show:
         copy_blocks(source, copy, backend, report=lambda done, of: show(done, of, "")).close()
     typer.echo(copy)

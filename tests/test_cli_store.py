@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ def test_parts_are_merged_and_cleared_away(tmp_path: Path, fsar: Fsar) -> None:
     assert "15 of 21 rows have features, in 2 of 3 blocks" in err
     assert "1 blocks are in none of the stores" in err
     told = json.loads(fsar("store", "merge", *parts, folder / "net", "--json")[1])
-    assert told == {"path": str(folder / "net"), "rows": 21, "ok": 20, "missing_blocks": [], "left_out": []}
+    empty: dict[str, list[str]] = {"missing_blocks": [], "left_out": [], "damaged": []}
+    assert told == {"path": str(folder / "net"), "rows": 21, "ok": 20, **empty}
     shutil.rmtree(parts[2])
     code, out, err = fsar("store", "gc")
     assert (code, [line.split("  ")[0] for line in out.splitlines()]) == (0, [str(part) for part in parts[:2]])
@@ -128,6 +130,77 @@ def test_finished_clips_that_are_left_out_are_said(tmp_path: Path, fsar: Fsar) -
     code, _, err = fsar("store", "merge", tmp_path / "one", tmp_path / "two", tmp_path / "merged")
     assert code == 0
     assert "4 clips wait for the rest of their blocks: class 2/clip-008 é, " in err
+
+
+def test_damaged_ledgers_of_sources_are_said(tmp_path: Path, fsar: Fsar) -> None:
+    store = make(tmp_path / "one")
+    ledger = store.path / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b'"block":2', b'"block":7'))
+    said = f"1 lines of the ledger of {store.path} are damaged"
+    code, _, err = fsar("store", "merge", store.path, tmp_path / "merged")
+    assert (code, said in " ".join(err.split())) == (0, True)
+    assert said in json.loads(fsar("store", "merge", store.path, tmp_path / "merged", "--json")[1])["damaged"][0]
+    code, _, err = fsar("store", "export", store.path, tmp_path / "one.zip")
+    assert (code, said in " ".join(err.split())) == (0, True)
+    with zipfile.ZipFile(tmp_path / "one.zip") as packed:
+        assert "| damaged lines of its ledger | 1; " in packed.read("README.md").decode()
+    make(tmp_path / "two")
+    assert "damaged" not in fsar("store", "merge", tmp_path / "two", tmp_path / "sound")[2]
+
+
+def test_one_damaged_store_does_not_hide_the_others(tmp_path: Path, fsar: Fsar) -> None:
+    folder = tmp_path / "stores" / "set"
+    names = ("a", "b", "c")
+    for name in names:
+        make(folder / name)
+    for name in ("a", "b"):
+        (folder / name / "store.json").write_text("[" * 100_000)
+    left = folder / "c" / ".rows.json.7.partial"
+    left.touch()
+    for words in (("ls",), ("info", folder), ("verify", folder), ("gc",), ("gc", "--yes")):
+        code, out, err = fsar("store", *words)
+        assert code == 4, words
+        assert all(str(folder / name / "store.json") in "".join(err.split()) for name in ("a", "b"))
+        assert str(folder / "c") in out + err
+    assert not left.exists()
+    assert "c: 3 blocks are sound" in fsar("store", "verify", folder)[2]
+    assert [row["path"] for row in json.loads(fsar("store", "ls", "--json")[1])] == [str(folder / "c")]
+
+
+def test_gc_says_what_it_removed_before_an_error(tmp_path: Path, fsar: Fsar) -> None:
+    parts = [make(tmp_path / f"net.part-{i + 1}-of-2", [i, i + 2][: 2 - i]).path for i in range(2)]
+    assert fsar("store", "merge", *parts, tmp_path / "net")[0] == 0
+    file = tmp_path / "net" / "features" / "c.0.0.0"
+    data = file.read_bytes()
+    file.unlink()
+    file.write_bytes(data[:-1] + b"?")
+    code, out, err = fsar("store", "gc", tmp_path, "--yes")
+    assert code == 4
+    assert [line.split("  ")[0] for line in out.splitlines()] == [str(parts[1])]
+    assert "block 0 of " in err
+    assert [part.exists() for part in parts] == [True, False]
+
+
+def test_a_copy_in_memory_is_refused(tmp_path: Path, fsar: Fsar) -> None:
+    store = make(tmp_path / "one")
+    code, out, err = fsar("store", "convert", store.path, tmp_path / "copy", "--backend", "memory")
+    assert (code, out) == (2, "")
+    assert "the memory backend keeps nothing on disk" in err
+
+
+def test_linked_folders_are_looked_into_once(tmp_path: Path, fsar: Fsar) -> None:
+    store = make(tmp_path / "disk" / "set" / "net")
+    (tmp_path / "stores" / "own").mkdir(parents=True)
+    (tmp_path / "stores" / "linked").symlink_to(tmp_path / "disk" / "set")
+    (tmp_path / "stores" / "again").symlink_to(tmp_path / "disk" / "set")
+    (store.path.parent / "loop").symlink_to(tmp_path / "stores")
+    (tmp_path / "stores" / "own" / "loop").symlink_to(tmp_path / "stores")
+    found = json.loads(fsar("store", "ls", "--json")[1])
+    assert [row["path"] for row in found] == [str(tmp_path / "stores" / "again" / "net")]
+    own = make(tmp_path / "stores" / "set" / "net")
+    (tmp_path / "stores" / "alias").symlink_to(tmp_path / "stores" / "set")
+    found = json.loads(fsar("store", "ls", "--json")[1])
+    assert [row["path"] for row in found] == [str(tmp_path / "stores" / "again" / "net"), str(own.path)]
 
 
 def test_stores_go_out_and_in(tmp_path: Path, fsar: Fsar) -> None:
@@ -187,18 +260,44 @@ def test_features_of_others_become_a_store(tmp_path: Path, fsar: Fsar, dataset: 
     np.testing.assert_array_equal(store.read(store.rows_of(list(data))), np.stack(list(data.values())))
     assert {row.partition for row in store.rows} == {"all"}
     told = json.loads(fsar(*words, "--json")[1])
-    assert told == {"path": str(store.path), "ok": 59, "failed": ["class 2/clip-59"], "strange": ["other/clip"]}
+    assert told == {
+        "path": str(store.path),
+        "ok": 59,
+        "failed": ["class 2/clip-59"],
+        "strange": ["other/clip"],
+        "waiting": [],
+    }
     for wrong, code, says in (
         (("--max-failures", "0"), 5, "no features of 1 of 60"),
         (("--set", "size=8"), 2, "--kind flow"),
         (("--kind", "fow"), 2, "flow"),
         (("--name", "a/b"), 2, "a/b"),
         (("--backend", "zar"), 2, "'zarr'"),
+        (("--backend", "memory"), 2, "keeps nothing on disk"),
+        (("--backend", "memory", "--kind", "flow"), 2, "keeps nothing on disk"),
     ):
         got, out, err = fsar(*words, *wrong)
         assert (got, out) == (code, "")
         assert says in err
     assert fsar("store", "verify", store.path)[:2] == (0, "")
+
+
+def test_arrays_that_are_not_taken_are_said(tmp_path: Path, fsar: Fsar, dataset: str) -> None:
+    def given(folder: str, numbers: range) -> Path:
+        for i in numbers:
+            file = tmp_path / folder / f"class {i % 3}" / f"clip-{i:02d}.npy"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, np.full(4, i, np.float32))
+        return tmp_path / folder
+
+    words = ("--dataset", dataset, "--name", "i3d", "--max-failures", "0.99")
+    assert fsar("store", "import-features", given("old", range(50)), *words)[0] == 0
+    code, _, err = fsar("store", "import-features", given("new", range(50, 60)), *words)
+    assert code == 0
+    assert "10 of them have arrays, which were not taken" in err
+    assert "old and new" in err
+    code, _, err = fsar("store", "import-features", given("new", range(50)), *words)
+    assert (code, "60 of 60 clips" in err, "not taken" in err) == (0, True, False)
 
 
 def test_flow_of_others_becomes_a_store(tmp_path: Path, fsar: Fsar, dataset: str) -> None:
