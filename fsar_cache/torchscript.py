@@ -33,8 +33,8 @@ _DTYPES = {
 }
 
 
-class _Object:
-    """What stands for an object of the archive's own classes: a bag of attributes, filled by the unpickler."""
+_VISITS = 300_000
+"""Values that are looked at in one archive; a description may hold one object under exponentially many names."""
 
 
 def is_torchscript(path: Path) -> bool:
@@ -55,44 +55,54 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         (described,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
         folder = described.removesuffix("data.pkl")
-        root = _Unpickler(archive, folder).load()
-    made: dict[str, Tensor] = {}
-    _collect(root, "", made)
-    return made
+        unpickler = _Unpickler(archive, folder)
+        root = unpickler.load()
+    collector = _Collector(unpickler.kind)
+    collector.collect(root, "")
+    return collector.made
 
 
-def _collect(value: Any, name: str, made: dict[str, Tensor]) -> None:
-    if isinstance(value, Tensor):
-        made[name] = value
-    elif isinstance(value, _Object):
-        for key, inner in vars(value).items():
-            _collect(inner, f"{name}.{key}" if name else key, made)
+class _Collector:
+    """Finds the tensors in objects of one class, by dotted names; UnpicklingError where there are too many names to look at."""
+
+    def __init__(self, kind: type) -> None:
+        self.made: dict[str, Tensor] = {}
+        self._kind, self._visits = kind, 0
+
+    def collect(self, value: Any, name: str) -> None:
+        """Take in what lies at and below `value`."""
+        self._visits += 1
+        if self._visits > _VISITS:
+            raise pickle.UnpicklingError(f"the description names more than {_VISITS} values")
+        if isinstance(value, Tensor):
+            self.made[name] = value
+        elif isinstance(value, self._kind):
+            for key, inner in vars(value).items():
+                self.collect(inner, f"{name}.{key}" if name else key)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the archive's own classes as `_Object`, storages by their bytes, and nothing else."""
+    """Knows the archive's own classes as `kind`, storages by their bytes, and nothing else.
+
+    All that a description can get hold of and set attributes of is made for it alone, so nothing of it outlives the reading.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{folder}data.pkl")))
         self._archive, self._folder = archive, folder
         self._storages: dict[str, Tensor] = {}
+        self.kind = type("Object", (), {"__doc__": "An object of the archive's own classes: a bag of attributes."})
+        self._known = _callables()
 
     def find_class(self, module: str, name: str) -> Any:
         """The few names that may be called or made; UnpicklingError for any other."""
         if module.split(".")[0] == "__torch__":
-            return _Object
+            return self.kind
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        known: dict[tuple[str, str], Callable[..., Any]] = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _view,
-            ("torch._utils", "_rebuild_parameter"): _first,
-            **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
-            ("torch.jit._pickle", "restore_type_tag"): _first,
-        }
-        if (module, name) not in known:
+        if (module, name) not in self._known:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is none of a TorchScript archive's own")
-        return known[module, name]
+        return self._known[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:
         """The bytes of one storage as a flat tensor."""
@@ -105,11 +115,25 @@ class _Unpickler(pickle.Unpickler):
         return self._storages[key]
 
 
-def _first(value: Any, *_: Any) -> Any:
-    return value
+def _callables() -> dict[tuple[str, str], Callable[..., Any]]:
+    """What a description may call beside its classes, by the names it has there; made anew each time."""
+
+    def first(value: Any, *_: Any) -> Any:
+        return value
+
+    def view(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Tensor:
+        return _view(storage, offset, size, stride)
+
+    return {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): view,
+        ("torch._utils", "_rebuild_parameter"): first,
+        **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "double", "bool", "tensor")},
+        ("torch.jit._pickle", "restore_type_tag"): first,
+    }
 
 
-def _view(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Tensor:
+def _view(storage: Tensor, offset: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
     """A tensor over a part of a storage; UnpicklingError where it would reach outside."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if math.prod(size) else offset - 1
     if offset < 0 or min(stride, default=0) < 0 or last >= len(storage):

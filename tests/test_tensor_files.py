@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fsar_cache.errors import FsarError, IntegrityError, MissingError
 from fsar_cache.tensor_files import WRAPPERS, read_tensor_file
-from fsar_cache.torchscript import is_torchscript
+from fsar_cache.torchscript import _Unpickler, is_torchscript
 
 
 class Inner(nn.Module):
@@ -113,6 +113,37 @@ def archive(path: Path, described: bytes, storage: bytes = b"") -> None:
         made.writestr("w/data.pkl", described)
         made.writestr("w/constants.pkl", pickle.dumps(()))
         made.writestr("w/data/0", storage)
+
+
+GLOBAL = {
+    "class": b"c__torch__\nNet\n",
+    "view": b"ctorch._utils\n_rebuild_tensor_v2\n",
+    "parameter": b"ctorch._utils\n_rebuild_parameter\n",
+    "tag": b"ctorch.jit._pickle\nrestore_type_tag\n",
+}
+
+
+@pytest.mark.parametrize("what", GLOBAL)
+@pytest.mark.parametrize("slots", [False, True])
+def test_what_a_file_sets_on_shared_names_does_not_outlive_it(tmp_path: Path, what: str, slots: bool) -> None:
+    state = b"(dVproj\nI7\ns"
+    put = GLOBAL[what] + (b"N" + state + b"\x86" if slots else state) + b"b0"
+    archive(tmp_path / "evil.pt", b"\x80\x02" + put + GLOBAL["class"] + b")\x81.")
+    with pytest.raises(IntegrityError):
+        read_tensor_file(tmp_path / "evil.pt")
+    archive(tmp_path / "look.pt", b"\x80\x02" + GLOBAL[what] + b".")
+    with zipfile.ZipFile(tmp_path / "look.pt") as opened:
+        assert not hasattr(_Unpickler(opened, "w/").load(), "proj")
+
+
+def test_objects_under_exponentially_many_names_are_refused(tmp_path: Path) -> None:
+    shared = b"\x80\x02" + GLOBAL["class"] + b"q\x00)\x81q\x01"
+    for level in range(1, 60):
+        fields = b"".join(b"V" + name + b"\nh" + bytes([level]) + b"s" for name in (b"a", b"b"))
+        shared += b"0h\x00)\x81(d" + fields + b"bq" + bytes([level + 1])
+    archive(tmp_path / "w.pt", shared + b".")
+    with pytest.raises(IntegrityError):
+        read_tensor_file(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "archive"])
