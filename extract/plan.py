@@ -12,8 +12,9 @@ from cache.store import default_block_rows, open_store
 from cache.table import RowTable
 from extract.config import ExtractConfig, device_of, store_path
 from extract.estimate import Estimate, estimate
-from extract.prepare import blocks_again, free_bytes, rows_of, without_features
+from extract.prepare import blocks_again, rows_of, without_features
 from extract.product import product_of
+from fsar_cache.files import free_bytes
 from splits.types import Split
 
 __all__ = ["Estimate", "Plan", "plan"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from cache.store import create, default_block_rows
 from extract.config import ExtractConfig
 from extract.probe import file_size
 from extract.product import flips_allowed
+from fsar_cache import files
 from fsar_cache.console import warn
-from fsar_cache.errors import MissingError, SpaceError, UsageError, unknown
+from fsar_cache.errors import MissingError, UsageError, unknown
 from splits.types import Split, Video
 
 SHOWN = 3
@@ -186,18 +186,11 @@ MARGIN = 0.05
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise SpaceError where the disk that holds `folder` has fewer than `needed` bytes and a margin free."""
-    free = free_bytes(folder)
-    if needed * (1 + MARGIN) > free:
-        raise SpaceError(
-            f"the features need {needed / 1e9:.2f} GB and {MARGIN:.0%} to spare, the disk of {folder} has {free / 1e9:.2f} GB free",
-            hint="free some space, keep the stores elsewhere (FSAR_STORES=FOLDER), store fewer clips (--partition, --views), "
-            "or go on anyway: --force",
-        )
-
-
-def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk that holds `folder`, or will."""
-    here = folder.absolute()
-    while not here.exists():
-        here = here.parent
-    return shutil.disk_usage(here).free
+    files.require_space(
+        folder,
+        needed,
+        "the features",
+        "free some space, keep the stores elsewhere (FSAR_STORES=FOLDER), store fewer clips (--partition, --views), "
+        "or go on anyway: --force",
+        MARGIN,
+    )

@@ -434,7 +434,7 @@ def test_a_disk_too_small_is_seen_before_the_start(
     good: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("extract.prepare.shutil.disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(SpaceError, match=r"need 0\.00 GB") as caught:
         extract(good, SMALL, tmp_path)
     assert caught.value.exit_code == 6
