@@ -2,7 +2,7 @@
 
 A path into a zip is written as if the zip were a folder; DATA.zip itself is its top folder. Hidden entries don't count. Every process
 that reads a zip first reads its table of contents: about ten seconds and 0.7 GB of memory per million frames, so larger ones are better
-unpacked.
+unpacked. Zips stay open, as long as they hold a million entries together: a dataset over several larger ones is read slowly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Archive:
 
 
 _OPEN: dict[tuple[Path, int, int], Archive] = {}
-_KEPT = 2
+_KEPT, _HELD = 64, 1_000_000
+"""How many zips are kept open at most, and how many entries of them in memory (the last zip is kept whatever its size)."""
 
 
 def archive(path: Path) -> Archive:
@@ -44,10 +45,20 @@ def archive(path: Path) -> Archive:
     """
     facts = path.stat()
     key = (path, facts.st_size, facts.st_mtime_ns)
-    _OPEN[key] = opened = _OPEN.pop(key, None) or _read(path)
-    for oldest in list(_OPEN)[:-_KEPT]:
-        _OPEN.pop(oldest).zip.close()
+    known = _OPEN.pop(key, None)
+    _OPEN[key] = opened = known or _read(path)
+    if known is None:
+        _close_oldest()
     return opened
+
+
+def _close_oldest() -> None:
+    """Close the zips that are one too many, the longest unused first."""
+    held = sum(len(one.zip.infolist()) for one in _OPEN.values())
+    while len(_OPEN) > 1 and (len(_OPEN) > _KEPT or held > _HELD):
+        oldest = _OPEN.pop(next(iter(_OPEN)))
+        held -= len(oldest.zip.infolist())
+        oldest.zip.close()
 
 
 def _read(path: Path) -> Archive:

@@ -268,6 +268,43 @@ def test_a_zip_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
 # Datasets -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_dataset_over_many_zips_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_frames(tmp_path / "a" / "v").parent
+    files = [packed(folder, tmp_path / f"DATA{i}.zip") for i in range(5)]
+    reads: list[Path] = []
+    real = frames._read
+
+    def read(path: Path) -> frames.Archive:
+        reads.append(path)
+        return real(path)
+
+    monkeypatch.setattr(frames, "_read", read)
+    for _ in range(3):
+        for file in files:
+            assert len(frames.image_names(file / "v")) == N
+    assert reads == files
+
+
+def test_zips_are_closed_when_they_hold_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_frames(tmp_path / "a" / "v").parent
+    files = [packed(folder, tmp_path / f"DATA{i}.zip") for i in range(5)]
+    monkeypatch.setattr(frames, "_OPEN", {})
+    monkeypatch.setattr(frames, "_HELD", 2 * N)
+    opened = [frames.archive(file) for file in files]
+    assert [one.zip.fp is None for one in opened] == [True, True, True, False, False]
+    frames.archive(files[3])
+    frames.archive(files[0])
+    assert [key[0] for key in frames._OPEN] == [files[3], files[0]]
+    monkeypatch.setattr(frames, "_HELD", 1)
+    frames.archive(files[1])
+    assert [key[0] for key in frames._OPEN] == [files[1]], "the last one is kept, however large"
+    monkeypatch.setattr(frames, "_HELD", 100 * N)
+    monkeypatch.setattr(frames, "_KEPT", 3)
+    for file in files:
+        frames.archive(file)
+    assert [key[0] for key in frames._OPEN] == files[2:]
+
+
 def paths_of(name: str) -> dict[str, list[tuple[str, str, str]]]:
     split = open_split(name)
     assert missing(split) == []
