@@ -41,7 +41,7 @@ def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
         for video in part.videos:
             if video.path not in sizes:
                 sizes[video.path] = file_size(split.root / video.path)
-            rows.append(Row(video.id, video.label, part.name, origin=_origin(video, sizes[video.path])))
+            rows.append(Row(video.id, video.label, part.name, origin=origin_of(video, sizes[video.path])))
     if config is None:
         return rows
     wanted = [row for row in rows if is_wanted(config, row)]
@@ -75,7 +75,7 @@ def _require_names(split: Split, config: ExtractConfig) -> None:
                 raise unknown(f"{kind} of {split.name}", name, list(known))
 
 
-def _origin(video: Video, size: int) -> str:
+def origin_of(video: Video, size: int) -> str:
     """What tells a clip from another of the same id: name and size of its file, and its span; "" where the file isn't there."""
     span = "" if video.start is None and video.end is None else f", {video.start} s to {video.end} s"
     return "" if size < 0 else f"{Path(video.path).name} ({size} bytes{span})"

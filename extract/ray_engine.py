@@ -15,8 +15,9 @@ from threading import Event
 from typing import Any
 
 from extract.compute import Made, Slice
-from extract.config import ExtractConfig, device_of
+from extract.config import ExtractConfig, device_for
 from extract.local import Clips
+from extract.prepare import rows_of
 from extract.product import Product
 from extract.ray_cluster import Place, connected, places
 from extract.ray_worker import Given, Worker, facts
@@ -25,7 +26,7 @@ from fsar_cache.errors import FsarError, MissingError, SpaceError
 from splits.types import Split
 
 SHARE = 256
-"""Least rows in a share: a worker's decode processes start and end with it, which a few small blocks would not repay."""
+"""Rows that a share needs at most: a worker's decode processes start and end with it, which a few small blocks would not repay."""
 AHEAD = 8
 """Slices that a worker may have finished before this process takes them."""
 LOSSES = 2
@@ -44,6 +45,7 @@ def computed_by_ray(
     clips: Clips,
     batch_clips: int,
     *,
+    rows: int,
     stop: Event,
 ) -> Iterator[Made]:
     """Compute slices as `extract.local.computed` does, on the cluster at `config.ray_address` ("": one started here, and ended).
@@ -51,21 +53,23 @@ def computed_by_ray(
     Where `config.device` is an accelerator on this machine, there is one worker per accelerator of the cluster; else one per machine, which
     computes on all its cores. `config.workers` are the decode processes of each and the processors claimed for it (0: all of the machine,
     divided among its workers). A worker takes whole blocks; what a lost one had not delivered another computes again. Workers whose
-    weights, packages or machine type differ from this machine's are left out with a warning. Once `stop` is set only what has arrived by
-    then comes out.
+    weights, packages or machine type differ from this machine's are left out with a warning. rows: how many there are to do, so that
+    every worker gets some of them. Once `stop` is set only what has arrived by then comes out.
 
-    Raises the errors of ours that a worker meets, MissingError without Ray or without a worker that can be used, and SpaceError where a
-    second worker is lost over the same blocks.
+    Raises the errors of ours that a worker meets, MissingError without Ray, without a worker that can be used, or where a worker's files
+    are not those of this machine, and SpaceError where a second worker is lost over the same blocks.
     """
-    device = device_of(config.device)
+    device = device_for(config)
     with connected(config.ray_address) as ray:
         here = Clips(clips.root.absolute(), clips.videos)
-        given = Given(Path.cwd(), split, replace(config, device=device.type), here, batch_clips)
+        origins = {row.id: row.origin for row in rows_of(split)}
+        given = Given(Path.cwd(), split, replace(config, device=device.type), here, batch_clips, origins)
         crew = _Crew(ray, ray.put(given), facts(config, product, batch_clips), config.workers)
         try:
-            for place in places(ray.nodes(), config.workers, accelerator=device.type == "cuda"):
+            found = places(ray.nodes(), config.workers, accelerator=device.type == "cuda")
+            for place in found:
                 crew.hire(place)
-            yield from crew.results(_shares(slices), stop)
+            yield from crew.results(_shares(slices, _least(rows, len(found))), stop)
         finally:
             crew.dismiss()
 
@@ -83,12 +87,17 @@ class _Share:
         return f"block {blocks} (clips {parts[0].rows[0].id!r} to {parts[-1].rows[-1].id!r})"
 
 
-def _shares(slices: Iterable[Slice]) -> Iterator[_Share]:
-    """Shares of at least SHARE rows (the last may have fewer), taken from the slices only as they are wanted."""
+def _least(rows: int, workers: int) -> int:
+    """Rows that a share needs at least: SHARE, or where there are few rows, so many that every worker gets about two shares."""
+    return max(1, min(SHARE, rows // (2 * workers)))
+
+
+def _shares(slices: Iterable[Slice], least: int) -> Iterator[_Share]:
+    """Shares of at least `least` rows (the last may have fewer), taken from the slices only as they are wanted."""
     left: dict[tuple[int, int], Slice] = {}
     for _, parts in groupby(slices, key=lambda part: part.block):
         left |= {(part.block, part.first): part for part in parts}
-        if sum(len(part.rows) for part in left.values()) >= SHARE:
+        if sum(len(part.rows) for part in left.values()) >= least:
             yield _Share(left)
             left = {}
     if left:

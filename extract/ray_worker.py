@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from extract.compute import Made, Slice
-from extract.config import ExtractConfig, device_of
+from extract.config import ExtractConfig, device_for
 from extract.local import Clips, computed
+from extract.prepare import origin_of
 from extract.probe import file_size
 from extract.product import Product, product_of
 from fsar_cache.errors import MissingError
@@ -21,20 +22,24 @@ from splits.types import Split
 
 @dataclass(frozen=True)
 class Given:
-    """What every worker of a run gets: the folder that the command was started in, and what `computed` needs."""
+    """What every worker of a run gets: the folder that the command was started in, what `computed` needs, and what it is made from.
+
+    origins: by clip, what the command's machine sees of its file (`origin_of`).
+    """
 
     folder: Path
     split: Split
     config: ExtractConfig
     clips: Clips
     batch_clips: int
+    origins: Mapping[str, str]
 
 
 def facts(config: ExtractConfig, product: Product, batch_clips: int) -> dict[str, Any]:
     """What must be equal on machines that make blocks of one store: the fingerprint and the provenance, but for the host."""
     from extract.run import provenance
 
-    made_by = provenance(config, product, device_of(config.device), batch_clips)
+    made_by = provenance(config, product, device_for(config), batch_clips)
     del made_by["host"]
     return {"fingerprint": product.spec.fingerprint, **made_by}
 
@@ -54,21 +59,27 @@ class Worker:
         return platform.node(), facts(given.config, self._product, given.batch_clips)
 
     def made(self, slices: list[Slice]) -> Iterator[Made]:
-        """The slices, each as it is finished. Raises MissingError where this machine has none of the files that the command saw."""
+        """The slices, each as it is finished. Raises MissingError where a file is not here that the command saw, or another is."""
         given = self._given
-        rows = [row for part in slices for row in part.rows if row.origin and row.id in given.clips.videos]
-        paths = [given.clips.root / given.clips.videos[row.id].path for row in rows]
-        if paths and all(file_size(path) < 0 for path in paths):
-            raise MissingError(
-                f"{platform.node()} has no {paths[0]}",
-                hint="the videos must lie under the same path on all machines of the cluster",
-            )
+        for name in dict.fromkeys(row.id for part in slices for row in part.rows if row.id in given.clips.videos):
+            self._require_file(name)
         yield from computed(
             slices,
             self._product,
             given.clips,
-            device_of(given.config.device),
+            device_for(given.config),
             given.batch_clips,
             workers=self._workers,
             time_limit=given.config.time_limit,
         )
+
+    def _require_file(self, name: str) -> None:
+        """Whatever the command's machine lacks as well is no matter: such a clip fails here as it would there."""
+        root, video, seen = self._given.clips.root, self._given.clips.videos[name], self._given.origins[name]
+        here = origin_of(video, file_size(root / video.path)) if seen else ""
+        if here != seen:
+            what = f"another {root / video.path}: {here}" if here else f"no {root / video.path}"
+            raise MissingError(
+                f"{platform.node()} has {what}; the command's machine has {seen}",
+                hint="the same videos must lie under the same path on all machines of the cluster",
+            )

@@ -96,7 +96,7 @@ def extract(
             inside = {number for block in todo for number in range(*store.block_range(block))}
             numbers = store.numbers_of(rows).tolist()
             there = [row for row, number in zip(rows, numbers, strict=True) if number in inside and row.origin]
-            if len(there) >= WORTH_A_TRY:
+            if len(there) >= WORTH_A_TRY and config.engine == "local":  # elsewhere other machines do the work
                 _say_estimate(estimate(split, config, product, device, there, tries=4))
             run.fill(todo, meter, retry_failed)
         return _summary(store, mine, rows, config, meter.now)
@@ -117,6 +117,7 @@ class _Run:
         """Work until the blocks `todo` are written or `stop` is set; every slice that was computed is saved either way."""
         videos = {video.id: video for part in self.split.parts.values() for video in part.videos}
         batch = batch_clips_of(self.config, self.device)
+        rows = meter.now.total - meter.now.done
         with self.store.writer() as writer:
             made_by = provenance(self.config, self.product, self.device, batch)
             drawn = view_settings(self.config, self.split.flips)
@@ -124,7 +125,7 @@ class _Run:
                 self.store, writer, todo, batch, made_by, drawn, meter, ids=videos.keys(), retry_failed=retry_failed
             )
             with Saver(assembly.save) as saver:
-                for made in self._engine(assembly.slices(), Clips(self.split.root, videos), batch):
+                for made in self._engine(assembly.slices(), Clips(self.split.root, videos), batch, rows):
                     saver.put(made)
                     meter.tell()
         meter.tell(always=True)
@@ -134,12 +135,12 @@ class _Run:
                 hint="repeat the same command to go on from here",
             )
 
-    def _engine(self, slices: Iterator[Slice], clips: Clips, batch: int) -> Iterator[Made]:
+    def _engine(self, slices: Iterator[Slice], clips: Clips, batch: int, rows: int) -> Iterator[Made]:
         config = self.config
         if config.engine == "ray":
             from extract.ray_engine import computed_by_ray
 
-            return computed_by_ray(slices, self.product, self.split, config, clips, batch, stop=self.stop)
+            return computed_by_ray(slices, self.product, self.split, config, clips, batch, rows=rows, stop=self.stop)
         return computed(
             slices,
             self.product,
@@ -166,6 +167,7 @@ def _say_estimate(each: Estimate) -> None:
 def provenance(config: ExtractConfig, product: Product, device: torch.device, clips: int) -> dict[str, Any]:
     """What made a block, beside what its fingerprint says: decoder, versions, host, machine type, size of the device batches.
 
+    The host is "ray" where workers of that engine made it: any of them may have.
     A block that holds training views also has "views": the settings they were drawn by.
     """
     decoder = usable(config.decoder)
@@ -180,7 +182,7 @@ def provenance(config: ExtractConfig, product: Product, device: torch.device, cl
     return {
         "decoder": decoder,
         "packages": {package: _version(package) for package in packages},
-        "host": platform.node(),
+        "host": "ray" if config.engine == "ray" else platform.node(),
         "device": machine_type(device),
         "weights": product.weights,
         "batch_clips": clips,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import platform
 import shutil
 import socket
 import sys
@@ -14,15 +15,18 @@ from pathlib import Path
 import pytest
 import ray_workers
 import stores
-from toy import split_of, write_clips
+from toy import split_of, write_clip, write_clips
 
 from cache.rows import Row
 from cache.store import FeatureStore, open_store
 from extract import ray_engine
 from extract.compute import Slice
 from extract.config import ExtractConfig
+from extract.local import Clips
+from extract.prepare import rows_of
 from extract.progress import Progress
 from extract.ray_cluster import Place, connected, places
+from extract.ray_worker import Given, Worker
 from extract.run import extract
 from fsar_cache.errors import Interrupted, MissingError, SpaceError, UsageError
 from splits.types import Split
@@ -60,9 +64,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    """What one local run makes of all of them, and of a clip whose file is missing."""
+    """What one local run makes of all of them, and of a clip whose file is missing; on a machine called as this engine's blocks say."""
     config = dataclasses.replace(CONFIG, engine="local")
-    return open_store(extract(split_of(clips, list(range(20))), config, tmp_path_factory.mktemp("local")).path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("extract.run.platform.node", lambda: "ray")
+        return open_store(extract(split_of(clips, list(range(20))), config, tmp_path_factory.mktemp("local")).path)
 
 
 @pytest.fixture
@@ -124,8 +130,8 @@ def test_a_share_lost_with_its_worker_is_made_again_and_no_more(
     summary = extract(split, CONFIG, tmp_path)
     check(summary.path, local)
     assert [name for name, _ in summary.failed] == ["test/18", "test/19"]
-    first, second = calls(tmp_path)
-    assert len(first) == 10
+    first, second, _ = calls(tmp_path)
+    assert len(first) == 8, "two blocks: half of what there is to do"
     assert set(second) < set(first)
     assert 1 <= len(first) - len(second) <= 2, "what the lost worker delivered is not made again"
 
@@ -136,7 +142,7 @@ def test_workers_that_keep_dying_over_a_block_end_the_run(
 ) -> None:
     use(ray_workers.DiesAlways, monkeypatch)
     with pytest.raises(
-        SpaceError, match=r"2 Ray workers were lost over block .*2 \(clips '.*' to 'test/19'\)"
+        SpaceError, match=r"2 Ray workers were lost over block .*1 \(clips '.*' to 'test/15'\)"
     ) as caught:
         extract(split, CONFIG, tmp_path)
     assert "--workers 1" in str(caught.value.hint)
@@ -211,7 +217,7 @@ def test_stopping_saves_what_has_arrived(
     saved = int(str(caught.value).split("with ")[1].split(" ")[0])
     assert 3 <= saved < 20
     monkeypatch.undo()
-    summary = extract(split, dataclasses.replace(CONFIG, engine="local"), tmp_path)
+    summary = extract(split, CONFIG, tmp_path)
     assert (summary.skipped, summary.made) == (saved, 20 - saved)
     check(summary.path, local)
 
@@ -266,22 +272,80 @@ def test_places_are_machines_or_accelerators(capsys: pytest.CaptureFixture[str])
         places([node(16)], 0, accelerator=True)
 
 
-def test_shares_are_whole_blocks_taken_as_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_engine, "SHARE", 10)
-    taken = []
+def slices(sizes: list[int], taken: list[int]) -> Iterator[Slice]:
+    """Slices of four rows of blocks with these sizes; `taken` gets the blocks that were reached."""
+    for block, rows in enumerate(sizes):
+        taken.append(block)
+        for first in range(0, rows, 4):
+            yield Slice(block, first, [Row(f"{block}.{i}", "c", "train") for i in range(first, min(first + 4, rows))])
 
-    def slices() -> Iterator[Slice]:
-        for block, rows in enumerate([8, 8, 24, 3]):
-            taken.append(block)
-            for first in range(0, rows, 4):
-                yield Slice(
-                    block, first, [Row(f"{block}.{i}", "c", "train") for i in range(first, first + min(4, rows))]
-                )
 
-    shares = ray_engine._shares(slices())
+def test_shares_are_whole_blocks_taken_as_they_are_wanted() -> None:
+    taken: list[int] = []
+    shares = ray_engine._shares(slices([8, 8, 24, 3], taken), 10)
     assert sorted({block for block, _ in next(shares).left}) == [0, 1]
     assert taken == [0, 1, 2]
     rest = list(shares)
     assert [sorted({block for block, _ in share.left}) for share in rest] == [[2], [3]]
     assert [len(share.left) for share in rest] == [6, 1]
     assert str(rest[1]) == "block 3 (clips '3.0' to '3.2')"
+
+
+@pytest.mark.parametrize(("rows", "workers", "least"), [(80, 4, 10), (80, 1, 40), (100_000, 4, 256), (3, 4, 1)])
+def test_every_worker_gets_two_shares_of_little_work(rows: int, workers: int, least: int) -> None:
+    assert ray_engine._least(rows, workers) == least
+    sizes = [8] * (rows // 8) or [rows]
+    shares = list(ray_engine._shares(slices(sizes, []), ray_engine._least(rows, workers)))
+    assert len(shares) >= min(workers, len(sizes))
+
+
+def test_the_time_is_not_estimated_on_this_machine_alone(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One clip would be worth a try, and none is tried: other machines would do the work."""
+    monkeypatch.setattr("extract.run.WORTH_A_TRY", 1)
+    monkeypatch.setattr("extract.run.estimate", lambda *_, **__: pytest.fail("tried"))
+    monkeypatch.setattr(ray_engine, "computed_by_ray", lambda *_, **__: iter(()))
+    with pytest.raises(Interrupted):
+        extract(split, CONFIG, tmp_path)
+
+
+def worker_at(split: Split, root: Path) -> Worker:
+    """A worker on a machine whose videos are those in `root`, while the command's are those of `split`."""
+    videos = {video.id: video for part in split.parts.values() for video in part.videos}
+    origins = {row.id: row.origin for row in rows_of(split)}
+    return Worker(Given(root, split, CONFIG, Clips(root, videos), 2, origins), 1)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_a_worker_refuses_files_that_are_not_those_of_the_command(split: Split, tmp_path: Path, view: int) -> None:
+    """One clip that isn't there, or is another of the same name, among many that are right."""
+    theirs = tmp_path / "theirs"
+    rows = [row for row in rows_of(split, dataclasses.replace(CONFIG, views=1)) if row.view == view]
+    shutil.copytree(split.root, theirs)
+
+    def refusal() -> str:
+        with pytest.raises(MissingError) as caught:
+            list(worker_at(split, theirs).made([Slice(0, 0, rows)]))
+        assert "under the same path" in str(caught.value.hint)
+        return str(caught.value)
+
+    (theirs / "05.mp4").unlink()
+    right = f"; the command's machine has 05.mp4 ({(split.root / '05.mp4').stat().st_size} bytes)"
+    assert refusal() == f"{platform.node()} has no {theirs / '05.mp4'}{right}"
+    write_clip(theirs / "05.mp4", 77, frames=21)
+    other = f"05.mp4 ({(theirs / '05.mp4').stat().st_size} bytes)"
+    assert refusal() == f"{platform.node()} has another {theirs / '05.mp4'}: {other}{right}"
+
+
+def test_a_worker_takes_what_the_command_has_and_fails_what_it_lacks(split: Split, tmp_path: Path) -> None:
+    """Also a clip that was there when the store's rows were planned, and is gone now."""
+    planned = [row for row in rows_of(split) if row.id in ("train/02", "test/18", "test/19")]
+    (split.root / "02.mp4").unlink()
+    worker = worker_at(split, split.root)
+    worker.ready()
+    stranger = Row("train/99", "c", "train", origin="99.mp4 (3 bytes)")
+    (made,) = worker.made([Slice(0, 0, [planned[0], stranger])])
+    assert [outcome.status for outcome in made.outcomes] == ["failed", "absent"]
+    (made,) = worker.made([Slice(0, 0, planned[1:])])
+    assert [outcome.status for outcome in made.outcomes] == ["failed", "failed"]
