@@ -28,7 +28,6 @@ synth: $(READY)  ## render the synthetic videos
 	@$(FSAR) synth
 
 extract: $(READY)  ## DATASET=synth [BACKBONE=..] [CUT=..] [WEIGHTS=..] [KIND=flow|text] [PART=1/4] [RECIPE=..]: store features
-	@$(if $(filter synth%,$(DATASET)),$(FSAR) synth)
 	@$(FSAR) extract $(call need,DATASET) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(CUT),--cut $(CUT)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(KIND),--kind $(KIND)) $(if $(PART),--part $(PART))
 
 train: $(READY)  ## HEAD=gslta or RECIPE=demo [RUN=name]: train on episodes of cached features

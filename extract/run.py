@@ -211,18 +211,8 @@ def _summary(store: FeatureStore, mine: list[int], rows: list[Row], config: Extr
     total = len(known)
     reasons = {row["id"]: row["reason"] for row in store.failures() if row["id"] in known}
     failed = list(reasons.items())
-    if len(failed) > config.max_failures * total:
-        shown = "".join(f"\n  {name}: {reason}" for name, reason in failed[:10])
-        more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
-        share = math.ceil(100 * len(failed) / total) / 100
-        raise FailedVideosError(
-            f"{len(failed)} of {total} clips of {store.dataset} failed ({config.max_failures:.1%} may):{shown}{more}",
-            hint=f"the other clips are stored; to go on with them allow more: --max-failures {share:g}. "
-            "Failed clips are tried again when their "
-            "files appear or change, and at once by fsar-cache extract --retry-failed (with --time-limit SECONDS for slow ones)",
-        )
     damaged = {r["id"]: Damaged(r["id"], r["decoded"], r["claimed"], r["corrupt"]) for r in store.damaged()}
-    return Summary(
+    made = Summary(
         path=store.path,
         ok=total - len(failed),
         failed=failed,
@@ -232,4 +222,21 @@ def _summary(store: FeatureStore, mine: list[int], rows: list[Row], config: Extr
         seconds=end.seconds,
         videos_per_second=end.videos_per_second,
         frames_per_second=end.frames_per_second,
+    )
+    if len(failed) > config.max_failures * total:
+        raise _too_many(made, store.dataset, config.max_failures)
+    return made
+
+
+def _too_many(made: Summary, dataset: str, allowed: float) -> FailedVideosError:
+    failed, total = made.failed, made.ok + len(made.failed)
+    shown = "".join(f"\n  {name}: {reason}" for name, reason in failed[:10])
+    more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
+    share = math.ceil(100 * len(failed) / total) / 100
+    return FailedVideosError(
+        f"{len(failed)} of {total} clips of {dataset} failed ({allowed:.1%} may):{shown}{more}",
+        hint=f"the other clips are in {made.path}; to go on with them allow more: --max-failures {share:g}. Failed clips are "
+        "tried again when their files appear or change, and at once by this command with --retry-failed "
+        "(and --time-limit SECONDS for slow ones)",
+        made=made,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+from typing import Any
 
 EXIT_CODES: dict[int, str] = {
     0: "ok",
@@ -58,9 +59,13 @@ class IntegrityError(FsarError):
 
 
 class FailedVideosError(FsarError):
-    """An extraction that finished with more failed videos than allowed."""
+    """An extraction that finished with more failed videos than allowed; `made` is what it ended with, all the same."""
 
     exit_code = 5
+
+    def __init__(self, message: str, *, hint: str | None = None, made: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.made = made
 
 
 class SpaceError(FsarError):

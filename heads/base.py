@@ -141,7 +141,10 @@ class Head(nn.Module):
             got = tuple(clips[kind].shape)[-len(shape) :]
             if len(got) < len(shape) or any(want not in (None, have) for want, have in zip(shape, got, strict=True)):
                 want = "x".join("any" if n is None else str(n) for n in shape)
-                raise UsageError(f"{name} needs {kind} of {want} per clip, got {'x'.join(map(str, got))}")
+                raise UsageError(
+                    f"{name} needs {kind} of {want} per clip, got {'x'.join(map(str, got))}",
+                    hint="take other features, or set the head's sizes as these have them, e.g. --set head_config.dim=64",
+                )
             if not torch.isfinite(clips[kind]).all():
                 raise UsageError(
                     f"{name} got {role} {kind} with NaN or infinite values",

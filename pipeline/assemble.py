@@ -21,7 +21,7 @@ from extract.config import ExtractConfig, backbone_of, spec_of, store_path
 from extract.pool import DecodePool
 from extract.prepare import rows_of
 from fsar_cache.console import warn
-from fsar_cache.errors import IntegrityError, MissingError
+from fsar_cache.errors import IntegrityError, MissingError, UsageError
 from pipeline.live import LiveSource
 from pipeline.loop import TrainData
 from pipeline.model import Model, build_model
@@ -94,6 +94,11 @@ class Workshop:
         self.spec: FeatureSpec
         if recipe.features.store is not None:
             self.spec = open_store(self._named_store(recipe.target.dataset)).spec
+            if self.spec.shape[0] != recipe.features.frames:
+                raise UsageError(
+                    f"the store {recipe.features.store} has {self.spec.shape[0]} frames per clip, the recipe says {recipe.features.frames}",
+                    hint=f"--set features.frames={self.spec.shape[0]}",
+                )
             self.backbone = Backbone("", torch.nn.ModuleList(), {recipe.features.cut: 0}, {})
         else:
             config = extract_config(recipe.features)

@@ -11,13 +11,14 @@ from extract import defaults
 from fsar_cache import places
 from fsar_cache.canonical import digest
 from fsar_cache.console import say
-from fsar_cache.errors import MissingError, UsageError, nearest
+from fsar_cache.errors import MissingError, UsageError, nearest, unknown
 from fsar_cache.settings import build, override
 from pipeline.recipe import Domain, Features, Recipe, load_recipe, recipe_of_head
 from splits.datasets import open_split
 
 DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("test", "all")}
 """What is taken where neither the command nor a head's recipe says it."""
+KINDS = ("features", "flow", "text")
 RECIPE = "config.json"
 """The file that makes a folder a run."""
 UNNAMED = ("eval.", "target.part")
@@ -55,6 +56,8 @@ def settle_features(recipe: str | None, head: str | None, sets: Sequence[str], k
     Those of the recipe that `load` gives; where neither recipe nor head is named but a backbone is, or another kind than features,
     what fits that. `sets` (a backbone is named there too) have the last word.
     """
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
     # what normalises features is no matter of their extraction, so it must not forbid a cut there
     made = load(recipe, head, [*sets, 'features.normalise="none"'])
     name = override({"features": {}}, sets)["features"].get("backbone")
@@ -74,7 +77,7 @@ def _kind_words(features: Features, kind: str) -> str:
         return f"{f.flow.estimator}, pairs {f.flow.pair}, {f.frames} fields of {f.size} pixels by {f.transform}"
     if kind == "text":
         return f"{f.backbone}, weights {f.weights}, prompt {f.prompt!r}"
-    return f"what fits {f.backbone}: {_words(f)}"
+    return f"what fits {f.backbone}: {_words(f)}, by sampling {f.sampling} and transform {f.transform}"
 
 
 def _why(recipe: str | None, head: str | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fsar_cache.errors import UsageError
+from fsar_cache.errors import FailedVideosError, UsageError
 from pipeline.cli_common import (
     AsJson,
     Backbone,
@@ -54,7 +54,7 @@ def extract(
     part: Annotated[
         str, typer.Option(help="I/N: every N-th block, to divide the work; store merge joins the parts")
     ] = "1/1",
-    engine: Annotated[str, typer.Option(help="local, or ray (pip install 'fsar-cache[ray]')")] = "local",
+    engine: Annotated[str, typer.Option(help="local, or ray (an extra: see docs/extraction.md)")] = "local",
     ray_address: Annotated[str, typer.Option(help="of a running Ray cluster; empty: start one here")] = "",
     workers: Workers = 0,
     decoder: Annotated[
@@ -93,7 +93,12 @@ def extract(
     how |= {"max_failures": max_failures, "time_limit": float(time_limit), "batch_clips": batch_clips}
     how |= {"kind": kind, "partitions": tuple(partition or ()), "classes": tuple(classes or ()), "part": _part(part)}
     how |= {"engine": engine, "ray_address": ray_address, "block_rows": block_rows, "force": force}
-    made = stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed)
+    try:
+        made = stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed)
+    except FailedVideosError as error:
+        if as_json:
+            print_json(error.made)
+        raise
     if as_json:
         print_json(made)
 

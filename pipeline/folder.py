@@ -35,7 +35,9 @@ def write_config(folder: Path, recipe: Recipe) -> None:
     if not path.exists():
         write_json(path, recipe)
         return
-    changed = differences(read_json(path), recipe)
+    changed = differences(
+        plain(build(Recipe, read_json(path))), plain(recipe)
+    )  # what is not in an older file has its default
     if changed:
         lines = "".join(f"\n  {field}: {was!r} there, {now!r} asked for" for field, was, now in changed)
         raise UsageError(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from fsar_cache import places
 from fsar_cache.console import say, warn
-from fsar_cache.errors import MissingError, UsageError
+from fsar_cache.errors import FailedVideosError, MissingError, UsageError
 from pipeline import choose, evaluating
 from pipeline.display import display
 from pipeline.memory import enough_memory
-from pipeline.recipe import Features, Recipe
+from pipeline.recipe import Features, Recipe, load_recipe
 from splits.datasets import expand, open_split
 
 if TYPE_CHECKING:
@@ -66,15 +66,25 @@ def extract(
         config = dataclasses.replace(extract_config(features), **how)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if ":" in dataset and features.weights.startswith("random:") and features.cut != "frames" and kind != "flow":
+    usual = not dataset.startswith(SYNTH.rstrip("-")) or kind == "text" or not features.backbone.startswith("resnet")
+    if usual and features.weights.startswith("random:") and features.cut != "frames" and kind != "flow":
         hubs = {"clip": "openclip:openai", "vide": "file:PATH"}
         better = hubs.get(features.backbone[:4], "timm:resnet18.a1_in1k")
-        warn(f"weights {features.weights} have seen nothing; for real videos rather --weights {better}")
+        warn(f"weights {features.weights} have seen nothing; for numbers that mean something: --weights {better}")
+    if not dry_run:
+        _render_missing(expand(dataset))
     if kind == "text":
         if dry_run:
             raise UsageError("a class list takes seconds: there is nothing to plan", hint="leave out --dry-run")
         return [_text(name, config) for name in expand(dataset)]
-    return [(_plan if dry_run else _extract)(name, config, retry_failed) for name in expand(dataset)]
+    made: list[Plan | Summary] = []
+    for name in expand(dataset):
+        try:
+            made.append((_plan if dry_run else _extract)(name, config, retry_failed))
+        except FailedVideosError as error:
+            error.made = [*made, error.made]
+            raise
+    return made
 
 
 def _text(name: str, config: Any) -> Summary:
@@ -84,6 +94,8 @@ def _text(name: str, config: Any) -> Summary:
     stop = threading.Event()
     with stop_signals(stop):
         made = extract_text(open_split(name), config, places.stores(), stop=stop)
+    rows = next(iter(open_split(name).parts.values())).classes
+    say(f"extract {name} text: the first prompt is {config.prompt.replace('{}', rows[0])!r}")
     done = f"{made.made} classes into {made.path}" if made.made else f"nothing to do, {made.path} holds all {made.ok}"
     say(f"extract {name} text: {done}")
     return made
@@ -93,9 +105,9 @@ def _plan(name: str, config: Any, retry_failed: bool) -> Plan:
     from extract.plan import plan
 
     made = plan(open_split(name), config, places.stores(), tries=4, retry_failed=retry_failed)
-    say(
-        f"extract {name}: {made.todo} of {made.clips} clips to do, {made.bytes / 1e6:.1f} MB to write ({made.free / 1e9:.1f} GB free)"
-    )
+    word = "rows" if config.views else "clips"
+    size = f"{made.bytes / 1e6:.1f} MB to write ({made.free / 1e9:.1f} GB free)"
+    say(f"extract {name}: {made.todo} of {made.clips} {word} to do, {size}")
     if made.estimate:
         each = made.estimate
         if each.failed:
@@ -120,20 +132,39 @@ def _extract(name: str, config: Any, retry_failed: bool) -> Summary:
             note = f"{now.frames_per_second:.0f} frames/s, {now.bytes / 1e6:.1f} MB"
             show(now.done, now.total, note + (f", {now.failed} failed" if now.failed else ""))
 
-        made = run_extraction(
-            open_split(name), config, places.stores(), report=report, stop=stop, retry_failed=retry_failed
-        )
-    word = "rows" if config.views else "clips"
+        try:
+            made = run_extraction(
+                open_split(name), config, places.stores(), report=report, stop=stop, retry_failed=retry_failed
+            )
+        except FailedVideosError as error:
+            _say_made(name, config, error.made)
+            raise
+    _say_made(name, config, made)
+    _warn_of_failures(made)
+    return made
+
+
+def _say_made(name: str, config: Any, made: Summary) -> None:
+    """What a run did, where it is, and how to go on with a part."""
+    word, failed = "rows" if config.views else "clips", len(made.failed)
+    without = f", {failed} without features" if failed else ""
     if made.made:
+        rate = f"{made.made} {word} in {made.seconds:.1f} s ({made.videos_per_second:.1f} {word}/s)"
+        say(f"extract {name}: {rate} into {made.path}{without}")
+    elif config.part != (1, 1) and made.ok + failed == 0:
         say(
-            f"extract {name}: {made.made} {word} in {made.seconds:.1f} s ({made.videos_per_second:.1f} clips/s) into {made.path}"
+            f"extract {name}: nothing to do, the store has too few blocks for part {config.part[0]} of {config.part[1]}"
         )
+        say("  smaller blocks divide better: --block-rows 64 (for all parts alike, before the first is made)")
     else:
-        say(f"extract {name}: nothing to do, {made.path} holds all {made.ok + len(made.failed)} clips")
+        say(f"extract {name}: nothing to do, {made.path} holds {made.ok} of {made.ok + failed} clips{without}")
     if config.part != (1, 1):
         whole = shlex.quote(str(made.path).rpartition(".part-")[0])
         command = f"fsar-cache store merge {whole}.part-* {whole}"
         say(f"  this is part {config.part[0]} of {config.part[1]}; when all are done: {command}")
+
+
+def _warn_of_failures(made: Summary) -> None:
     for clip, reason in made.failed[:20]:
         warn(f"failed: {clip}: {reason}")
     if len(made.failed) > 20:
@@ -142,7 +173,6 @@ def _extract(name: str, config: Any, retry_failed: bool) -> Summary:
         names = ", ".join(f"{d.id} ({d.decoded} of {d.claimed} frames, {d.corrupt} corrupt)" for d in made.damaged[:3])
         more = ", ..." if len(made.damaged) > 3 else ""
         warn(f"{len(made.damaged)} clips have features from damaged files: {names}{more}")
-    return made
 
 
 def train(recipe: Recipe, folder: Path, *, device: str = "auto") -> RunSummary:
@@ -178,7 +208,7 @@ def run(recipe: Recipe, folder: Path, sets: Sequence[str], how: Mapping[str, Any
     trained = evaluating.needs_training(recipe)
     datasets = [recipe.source.dataset] if trained or recipe.features.normalise != "none" else []
     datasets += [recipe.target.dataset] if recipe.target.dataset not in datasets else []
-    _render_missing(datasets)
+    _render_missing(datasets, show_there=True)
     for name in datasets:
         if recipe.features.store is not None:
             say(f"extract {name}: nothing to do, the recipe uses the store {recipe.features.store}")
@@ -206,15 +236,18 @@ def run(recipe: Recipe, folder: Path, sets: Sequence[str], how: Mapping[str, Any
     return found
 
 
-def _render_missing(datasets: Sequence[str]) -> None:
+def _render_missing(datasets: Sequence[str], show_there: bool = False) -> None:
+    """Render the synthetic domains among `datasets` that are not there; those that are stay as they are, and are told of on request."""
     wanted = []
     for name in datasets:
-        if name.startswith(SYNTH):
-            try:
-                split = open_split(name)
-            except MissingError:
-                wanted.append(name.removeprefix(SYNTH))
-            else:
+        if not name.startswith(SYNTH):
+            continue
+        try:
+            split = open_split(name)
+        except MissingError:
+            wanted.append(name.removeprefix(SYNTH))
+        else:
+            if show_there:
                 count = sum(len(part.videos) for part in split.parts.values())
                 say(f"synth {name.removeprefix(SYNTH)}: nothing to do, {count} clips are in {split.root}")
     if wanted:
@@ -239,16 +272,18 @@ def _example(folder: Path, found: Evaluation) -> dict[str, Any]:
 
 def say_next(folder: Path) -> None:
     """What to try after a run."""
+    recipe = load_recipe(str(folder / choose.RECIPE))
     evaluate = choose.command("eval", None, None, choose.run_word(folder), ())
     extract = choose.command("extract", choose.run_recipe(folder), None, None, ())
+    far = ("another target domain", f"{extract} synth-far && {evaluate} --target synth-far")
     say("try next:")
     for about, command in (
         ("see the report", f"open {folder / 'report.html'} in a browser"),
-        ("one shot instead of five", f"{evaluate} --shot 1"),
         (
-            "another target domain",
-            f"fsar-cache synth && {extract} synth-far && {evaluate} --target synth-far",
+            "fewer shots" if recipe.eval.shot > 1 else "more shots",
+            f"{evaluate} --shot {1 if recipe.eval.shot > 1 else 5}",
         ),
+        *([far] if recipe.features.store is None else []),
         ("a head without training", "fsar-cache run --recipe otam"),
         ("your own videos", "fsar-cache extract folder:PATH --weights timm:resnet18.a1_in1k"),
     ):

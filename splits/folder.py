@@ -33,6 +33,8 @@ def load_folder(name: str, root: Path) -> Split:
     A clip's id is its path below `root` without a file's extension; files that differ in nothing else keep it.
     Empty class folders and folders that belong nowhere are left out with a warning; MissingError where nothing is left.
     """
+    if root.is_file() and root.suffix.lower() == ".zip" and not frames.is_folder(root):
+        raise MissingError(f"{root} can't be read as a zip: it is damaged or cut short", hint="pack or fetch it again")
     if not frames.is_folder(root):
         raise MissingError(f"{root} is not a folder", hint=f"for a list of clips: csv:{root}")
     folders, _ = _entries(root)

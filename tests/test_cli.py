@@ -96,7 +96,7 @@ def test_reading_commands_offer_json() -> None:
         (["train", "--head", "gslta", "--set", "train.iteration=5"], 2, "iterations"),
         (["train", "--head", "gslta", "--iterations", "0"], 2, "iterations"),
         (["extract", "synth-sorce"], 2, "synth-source"),
-        (["extract", "synth-source"], 3, "fsar-cache synth"),
+        (["extract", "synth-source", "--dry-run"], 3, "fsar-cache synth --domain source"),
         (["extract", "folder:/no/such/folder"], 3, "/no/such/folder"),
         (["extract", "synth", "--cut", "polled"], 2, "pooled"),
         (["extract", "synth", "--set", "features.cut=video"], 2, "frames"),

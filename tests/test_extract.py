@@ -560,7 +560,7 @@ def test_the_command_retries_and_shows_damage(
     ]
     command += ["--time-limit", "30", "--batch-clips", "3"]
     assert main(command) == 5
-    assert "fsar-cache extract --retry-failed" in capsys.readouterr().err
+    assert "this command with --retry-failed" in capsys.readouterr().err
     assert main([*command, "--max-failures", "1"]) == 0
     assert "nothing to do" in (said := capsys.readouterr().err)
     assert "1 clips have features from damaged files: a/cut (" in said

@@ -364,7 +364,7 @@ def test_a_list_names_frame_folders(tmp_path: Path) -> None:
 
 def test_no_dataset(tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"PK no zip")
-    with pytest.raises(MissingError, match="is not a folder"):
+    with pytest.raises(MissingError, match="damaged or cut short"):
         open_split(f"folder:{tmp_path / 'broken.zip'}")
     file = packed(write_frames(tmp_path / "v"), tmp_path / "flat.zip")
     with pytest.raises(MissingError, match="no class folder with videos"):

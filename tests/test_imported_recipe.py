@@ -85,6 +85,11 @@ def test_training_and_evaluation_use_the_named_stores(recipe: str, capsys: pytes
     assert "made in another way" in capsys.readouterr().err
 
 
+def test_the_recipe_must_name_the_frames_that_there_are(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--recipe", recipe, "--head", "gslta", "--set", "features.frames=16"]) == 2
+    assert "has 8 frames per clip, the recipe says 16" in " ".join(capsys.readouterr().err.split())
+
+
 def test_stores_of_other_features_are_refused(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     write("other", 3, frames=5)
     name = imported("other")
