@@ -10,7 +10,7 @@ from cache.rows import Row
 from cache.spec import FeatureSpec
 from cache.store import default_block_rows, open_store
 from cache.table import RowTable
-from extract.config import ExtractConfig, device_of, store_path
+from extract.config import ExtractConfig, device_for, store_path
 from extract.estimate import Estimate, estimate
 from extract.prepare import blocks_again, rows_of, without_features
 from extract.product import product_of
@@ -24,7 +24,7 @@ __all__ = ["Estimate", "Plan", "plan"]
 class Plan:
     """clips: rows wanted of this part (views count); todo: those without features; bytes: to write; free: on the disk.
 
-    absent: ids of clips to do whose files are not there; estimate: None unless clips were tried.
+    absent: ids of clips to do whose files are not there; estimate: None unless clips were tried, which are not where Ray does the work.
     """
 
     path: Path
@@ -46,7 +46,8 @@ def plan(split: Split, config: ExtractConfig, folder: Path, *, tries: int = 0, r
     rows = _of_part(path, rows, config, spec) if config.part != (1, 1) else rows
     todo = _todo(path, rows, retry_failed)
     there, absent = [row for row in todo if row.origin], [row.id for row in todo if not row.origin]
-    cost = estimate(split, config, product, device_of(config.device), there, tries) if tries and there else None
+    tried = tries and there and config.engine == "local"  # elsewhere other machines do the work
+    cost = estimate(split, config, product, device_for(config), there, tries) if tried else None
     return Plan(path, spec, len(rows), len(todo), len(todo) * spec.row_bytes, free_bytes(folder), absent, cost)
 
 

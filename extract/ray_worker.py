@@ -74,7 +74,7 @@ class Worker:
         )
 
     def _require_file(self, name: str) -> None:
-        """Whatever the command's machine lacks as well is no matter: such a clip fails here as it would there."""
+        """MissingError unless the clip's file is the one that the command's machine has; where that has none, it is not compared."""
         root, video, seen = self._given.clips.root, self._given.clips.videos[name], self._given.origins[name]
         here = origin_of(video, file_size(root / video.path)) if seen else ""
         if here != seen:

@@ -23,6 +23,7 @@ from extract import ray_engine
 from extract.compute import Slice
 from extract.config import ExtractConfig
 from extract.local import Clips
+from extract.plan import plan
 from extract.prepare import rows_of
 from extract.progress import Progress
 from extract.ray_cluster import Place, connected, places
@@ -306,6 +307,8 @@ def test_the_time_is_not_estimated_on_this_machine_alone(
     monkeypatch.setattr("extract.run.WORTH_A_TRY", 1)
     monkeypatch.setattr("extract.run.estimate", lambda *_, **__: pytest.fail("tried"))
     monkeypatch.setattr(ray_engine, "computed_by_ray", lambda *_, **__: iter(()))
+    monkeypatch.setattr("extract.plan.estimate", lambda *_, **__: pytest.fail("tried"))
+    assert plan(split, CONFIG, tmp_path, tries=2).estimate is None
     with pytest.raises(Interrupted):
         extract(split, CONFIG, tmp_path)
 

@@ -81,6 +81,7 @@ def rewritten(store: FeatureStore, change: Any, provenance: dict[str, Any] | Non
         {"precision": "bfloat16", "scaling": "imagenet", "transform": "squash"},
         {"kind": "flow", "transform": "squash", "backend": "hdf5"},
         {"backbone": "timm:resnet10t", "dtype": "float16"},
+        {"backbone": "timm:resnet18", "weights": "random:2"},
     ],
 )
 def test_every_row_comes_out_again_byte_for_byte(clips: Path, tmp_path: Path, change: dict[str, Any]) -> None:
