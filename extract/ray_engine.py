@@ -26,7 +26,7 @@ from fsar_cache.errors import FsarError, MissingError, SpaceError
 from splits.types import Split
 
 SHARE = 256
-"""Least rows in a share, where there are many: a worker's decode processes start and end with it, which a few small blocks would not repay."""
+"""Least rows in a share, where there are many: decode processes start and end with it, which a few small blocks would not repay."""
 AHEAD = 8
 """Slices that a worker may have finished before this process takes them."""
 LOSSES = 2
