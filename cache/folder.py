@@ -21,7 +21,7 @@ from cache.spec import FeatureSpec
 from cache.table import RowTable
 from cache.verify import unsound
 from fsar_cache.errors import IntegrityError, MissingError
-from fsar_cache.files import PARTIAL, PIECE, aside_of, read_json, sync_folder, whole_file, write_json
+from fsar_cache.files import PARTIAL, PIECE, aside_of, is_aside, read_json, sync_folder, whole_file, write_json
 
 HEADER = "store.json"
 """Written last when a store is made: a folder without it is no store."""
@@ -130,9 +130,8 @@ class FolderMedium(Medium):
 
     def _partial(self) -> list[Path]:
         """Files that were being written when their writer was killed."""
-        return [
-            file for folder in (self.path, self.path / self.folder_name) for file in sorted(folder.glob(f".*{PARTIAL}"))
-        ]
+        places = (self.path, self.path / self.folder_name)
+        return [file for place in places for file in sorted(place.glob(f".*{PARTIAL}")) if is_aside(file.name)]
 
     def remains(self) -> list[tuple[Path, str]]:
         """Files that no reader and no further extraction needs, and why; only to be trusted while nobody writes.
@@ -203,7 +202,7 @@ class FolderMedium(Medium):
         return None
 
     def strays(self) -> list[Finding]:
-        files = sorted((self.path / self.folder_name).iterdir())
+        files = sorted((self.path / self.folder_name).glob("*"))  # none where the folder was removed
         busy, known, table = (
             self.busy(),
             self.ledger().entries,
@@ -214,7 +213,7 @@ class FolderMedium(Medium):
         found = []
         for file in files:
             block = names.get(file.name)
-            if block is None and file.name not in described and not file.name.endswith(PARTIAL):
+            if block is None and file.name not in described and not is_aside(file.name):
                 found.append(Finding(None, "extra", f"{file} is no file of this store"))
             elif block is not None and block not in known and not busy:
                 text = f"{file}: the block is unfinished, the next extraction replaces the file"

@@ -157,7 +157,7 @@ def _half_made(path: Path) -> bool:
         return False
     ledger = path / "ledger.jsonl"
     try:
-        named = {file.name for file in path.iterdir() if not file.name.endswith(PARTIAL)}
+        named = {file.name for file in path.iterdir() if not is_aside(file.name)}
         return named <= OWN - {HEADER} and not (ledger.exists() and ledger.stat().st_size)
     except FileNotFoundError:
         return False

@@ -21,7 +21,7 @@ from cache.rows import Row
 from cache.spec import FeatureSpec
 from cache.table import RowTable
 from fsar_cache.errors import IntegrityError, UsageError
-from fsar_cache.files import PARTIAL, space_guard
+from fsar_cache.files import PARTIAL, is_aside, space_guard
 
 __all__ = ["FeatureStore", "create", "default_block_rows", "open_store", "stores_under"]
 
@@ -82,9 +82,7 @@ def _make(path: Path, kind: type[Medium], header: Header, rows: Sequence[Row]) -
     table = RowTable(header.block_rows).with_rows(rows)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file, not a folder for a store")
-    strange = (
-        [p.name for p in path.iterdir() if p.name not in OWN and not p.name.endswith(PARTIAL)] if path.exists() else []
-    )
+    strange = [p.name for p in path.iterdir() if p.name not in OWN and not is_aside(p.name)] if path.exists() else []
     if strange:
         raise UsageError(
             f"{path} holds other things ({sorted(strange)[0]!r}) and no store", hint="choose another folder"

@@ -167,6 +167,14 @@ def test_one_damaged_store_does_not_hide_the_others(tmp_path: Path, fsar: Fsar) 
     assert [row["path"] for row in json.loads(fsar("store", "ls", "--json")[1])] == [str(folder / "c")]
 
 
+def test_a_store_without_its_blocks_is_told(tmp_path: Path, fsar: Fsar) -> None:
+    store = make(tmp_path / "one")
+    shutil.rmtree(store.path / "features")
+    code, out, err = fsar("store", "verify", store.path)
+    assert (code, out.count("missing: ")) == (4, 3)
+    assert "3 of 3 blocks" in " ".join(err.split())
+
+
 def test_gc_says_what_it_removed_before_an_error(tmp_path: Path, fsar: Fsar) -> None:
     parts = [make(tmp_path / f"net.part-{i + 1}-of-2", [i, i + 2][: 2 - i]).path for i in range(2)]
     assert fsar("store", "merge", *parts, tmp_path / "net")[0] == 0

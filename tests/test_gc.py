@@ -256,6 +256,17 @@ def test_folders_that_only_look_interrupted_stay(tmp_path: Path) -> None:
     assert fresh.is_dir()
 
 
+def test_files_that_only_look_partial_stay(tmp_path: Path) -> None:
+    store, half = make(tmp_path / "a"), make(tmp_path / "half")
+    (half.path / "store.json").unlink()
+    mine = [store.path / ".thesis.partial", store.path / "thesis.12.partial", half.path / "thesis.partial"]
+    for file in mine:
+        file.write_text("mine")
+    assert sweep(leftovers(tmp_path)) == []
+    stores.write(store, DATA)
+    assert all(file.exists() for file in mine)
+
+
 def test_files_that_vanish_while_they_are_listed_are_no_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
