@@ -45,6 +45,9 @@ def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
     if config is None:
         return rows
     wanted = [row for row in rows if is_wanted(config, row)]
+    if not wanted:
+        chosen = ", ".join([*config.partitions, *config.classes]) or "all of it"
+        raise UsageError(f"{split.name} has no clip of {chosen}", hint="a class may stand in another partition")
     trained = [row for row in wanted if row.partition not in VIEWLESS]
     drawn = view_rule(config, split.flips)
     views = range(1, config.views + 1)
@@ -92,6 +95,8 @@ def prepare(
     views that were begun in another way.
     """
     rows = rows_of(split, config)
+    if config.views and not any(row.view for row in rows):
+        warn(f"no training views: {', '.join(sorted({row.partition for row in rows}))} are never trained on")
 
     def made(planned: list[Row]) -> FeatureStore:
         return create(
@@ -99,19 +104,20 @@ def prepare(
         )
 
     again: list[int] = []
-    todo, needed = rows, len(rows)
+    todo, begun, fresh = rows, 0, len(rows)
     if (path / HEADER).exists():
         with made([]) as store:
             store.require_origins(rows)
             again = blocks_again(store, rows, retry_failed)
             _require_rule(store, rows, again, view_rule(config, split.flips))
             todo = without_features(store, rows, again)
-            needed = _unfinished(store) + int((store.numbers_of(rows) < 0).sum())
+            begun = _unfinished(store, rows, config.part)
+            fresh = int((store.numbers_of(rows) < 0).sum())
     _require_files(split, rows, todo)
     if not config.force:
         block_rows = config.block_rows or default_block_rows(spec.row_bytes, len(rows))
-        mine = math.ceil(math.ceil(needed / block_rows) / config.part[1]) * block_rows
-        require_space(path, min(needed, mine) * spec.row_bytes)
+        mine = math.ceil(math.ceil(fresh / block_rows) / config.part[1]) * block_rows
+        require_space(path, (begun + min(fresh, mine)) * spec.row_bytes)
     if again:
         with made([]) as store, store.writer() as writer:
             for block in again:
@@ -157,9 +163,10 @@ def without_features(store: FeatureStore, rows: list[Row], again: list[int]) -> 
     return [row for row, number in zip(rows, numbers, strict=True) if number not in done]
 
 
-def _unfinished(store: FeatureStore) -> int:
-    """Rows of the blocks that are not written."""
-    return sum(last - first for first, last in map(store.block_range, store.missing()))
+def _unfinished(store: FeatureStore, rows: list[Row], part: tuple[int, int]) -> int:
+    """Rows of the blocks that hold any of `rows`, belong to the part and are not written."""
+    blocks = [b for b in store.blocks_of(rows) if b % part[1] == part[0] - 1 and b not in store.done]
+    return sum(last - first for first, last in map(store.block_range, blocks))
 
 
 def _require_files(split: Split, rows: list[Row], todo: list[Row]) -> None:

@@ -54,13 +54,22 @@ def ls(
         print_json(rows)
     elif not rows and not errors:
         typer.echo("no stores here yet; make one with: fsar-cache extract synth", err=True)
-    for row in () if as_json else rows:
-        state = f"{row['ok']} of {row['rows']} clips"
-        state += "".join(f", {row[name]} {name}" for name in ("failed", "absent", "damaged", "unfinished") if row[name])
-        typer.echo(
-            f"{row['path']}  {_what(row)} {row['shape']}  {state}  {row['bytes'] / 1e6:.1f} MB  {row['backend']}"
-        )
+    if not as_json:
+        _print_columns([_columns(row) for row in rows])
     cli_pack.raise_last(errors)
+
+
+def _columns(row: dict[str, Any]) -> list[str]:
+    """One line of `ls`, in columns."""
+    state = f"{row['ok']} of {row['rows']} rows"
+    state += "".join(f", {row[name]} {name}" for name in ("failed", "absent", "damaged", "unfinished") if row[name])
+    return [row["path"], _what(row), row["shape"], state, f"{row['bytes'] / 1e6:.1f} MB", row["backend"]]
+
+
+def _print_columns(lines: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        typer.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _facts(paths: list[Path]) -> tuple[list[dict[str, Any]], list[FsarError]]:
