@@ -26,7 +26,9 @@ def load_synth(name: str, root: Path) -> Split:
     domain = name.removeprefix("synth-")
     folder = root / "synth" / domain
     if not (folder / "info.json").is_file():
-        raise MissingError(f"dataset {name}: no rendered videos in {folder}", hint=f"fsar-cache synth --domain {domain}")
+        raise MissingError(
+            f"dataset {name}: no rendered videos in {folder}", hint=f"fsar-cache synth --domain {domain}"
+        )
     clips = []
     for number, line in enumerate(read_truth(folder), 1):
         values = [line.get(field) for field in ("partition", "id", "class", "path")]
