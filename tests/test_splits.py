@@ -167,7 +167,7 @@ def test_synth_not_rendered_or_not_to_the_end(tmp_path: Path, monkeypatch: pytes
         (folder / lost).unlink()
         with pytest.raises(MissingError) as caught:
             open_split("synth-far")
-        assert caught.value.hint == "fsar-cache synth"
+        assert caught.value.hint == "fsar-cache synth --domain far"
     with pytest.raises(MissingError):
         open_split("synth-target")
 
