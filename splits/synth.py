@@ -46,7 +46,9 @@ def read_truth(folder: Path) -> list[dict[str, Any]]:
     try:
         text = (folder / "truth.jsonl").read_bytes()
     except OSError as error:
-        raise MissingError(f"no list of clips {folder / 'truth.jsonl'}", hint="fsar-cache synth") from error
+        raise MissingError(
+            f"no list of clips {folder / 'truth.jsonl'}", hint=f"fsar-cache synth --domain {folder.name}"
+        ) from error
     made: list[dict[str, Any]] = []
     for number, line in enumerate(text.splitlines(), 1):
         try:
