@@ -24,7 +24,7 @@ Weights = Annotated[str | None, typer.Option(help="timm:NAME, openclip:NAME, fil
 Cut = Annotated[str | None, typer.Option(help="fsar-cache list cuts")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 MaxFailures = Annotated[float, typer.Option(min=0, max=1, help="share of failed clips above which it ends with code 5")]
-Workers = Annotated[int, typer.Option(min=0, help="decode processes (0: as many as cores)")]
+Workers = Annotated[int, typer.Option(min=0, help="decode processes (0: as many as cores, a few less beside a GPU)")]
 
 
 def examples(*commands: str) -> str:
