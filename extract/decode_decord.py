@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,11 @@ import numpy as np
 
 from extract.decode_pyav import decode_pyav
 from extract.decoders import DECODERS, Choose, Decoded, Span, chosen, usable
-from extract.probe import DecodeError, Probe, probe
+from extract.probe import DecodeError, doubts, probe
 
 AUTO_HINT = "use --decoder auto"
+CODECS = ("h264", "hevc", "vp9", "mpeg4")
+"""Codecs on which it was found exact."""
 NO_REPEATS = 1e-9
 """The share of the frames that decord may silently replace by their neighbours before it raises an error."""
 
@@ -21,9 +22,9 @@ NO_REPEATS = 1e-9
 def decode_decord(path: Path, choose: Choose, span: Span) -> Decoded:
     """Decode with decord; refuses (DecodeError) files on which it isn't known to be exact."""
     seen = probe(path)
-    doubts = list(_doubts(seen))
-    if doubts:
-        raise DecodeError(f"{path.name}: decord is not exact on this file: {'; '.join(doubts)}", hint=AUTO_HINT)
+    why = list(doubts(seen, CODECS))
+    if why:
+        raise DecodeError(f"{path.name}: decord is not exact on this file: {'; '.join(why)}", hint=AUTO_HINT)
     decord = _decord()
     picked = chosen(choose, span.positions(seen.times, path.name))
     try:
@@ -37,19 +38,6 @@ def decode_decord(path: Path, choose: Choose, span: Span) -> Decoded:
     if not np.array_equal(first, decode_pyav(path, lambda n: np.zeros(1, np.int64), Span()).frames[0]):
         raise DecodeError(f"{path.name}: decord is not exact on this file: its first picture differs", hint=AUTO_HINT)
     return Decoded(np.stack(frames), len(seen.pts), seen.claimed, 0, seen.duration)
-
-
-def _doubts(seen: Probe) -> Iterator[str]:
-    """Why decord might return other frames or other pixels than a sequential decode."""
-    yield from seen.odd
-    if seen.codec not in ("h264", "hevc", "vp9", "mpeg4"):
-        yield f"codec {seen.codec}"
-    if seen.leading:
-        yield "open groups of pictures"
-    if seen.pixels not in ("yuv420p", "yuvj420p"):
-        yield f"pixel format {seen.pixels}"
-    if seen.width % 2 or seen.height % 2:
-        yield f"odd picture size {seen.width}x{seen.height}"
 
 
 def _decord() -> Any:

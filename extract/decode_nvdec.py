@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from extract.decode_pyav import decode_pyav
 from extract.decoders import DECODERS, Choose, Decoded, Span, chosen, usable
-from extract.probe import DecodeError, Probe, open_video, probe, reason
+from extract.probe import DecodeError, doubts, open_video, probe, reason
 from fsar_cache.errors import MissingError
 
 Picture = NDArray[np.uint8]
@@ -65,9 +65,9 @@ def decode_on_gpu(path: Path, choose: Choose, span: Span, decoder: str, read: Re
     Refuses (DecodeError) files whose frame i isn't known for sure, and those whose first picture isn't about the CPU's.
     """
     seen = probe(path)
-    doubts = list(_doubts(seen))
-    if doubts:
-        raise DecodeError(f"{path.name}: nvdec is not exact on this file: {'; '.join(doubts)}", hint=HINT)
+    why = list(doubts(seen, CODECS))
+    if why:
+        raise DecodeError(f"{path.name}: nvdec is not exact on this file: {'; '.join(why)}", hint=HINT)
     picked = chosen(choose, span.positions(seen.times, path.name))
     wanted = sorted({0, *picked.tolist()})
     usable(decoder)
@@ -83,19 +83,6 @@ def decode_on_gpu(path: Path, choose: Choose, span: Span, decoder: str, read: Re
     _require_first(path, pictures[0])
     kept = dict(zip(wanted, pictures, strict=True))
     return Decoded(np.stack([kept[i] for i in picked.tolist()]), len(seen.pts), seen.claimed, 0, seen.duration)
-
-
-def _doubts(seen: Probe) -> Iterator[str]:
-    """Why the GPU might give other frames than a sequential decode, or none."""
-    yield from seen.odd
-    if seen.codec not in CODECS:
-        yield f"codec {seen.codec}"
-    if seen.leading:
-        yield "open groups of pictures"
-    if seen.pixels not in ("yuv420p", "yuvj420p"):
-        yield f"pixel format {seen.pixels}"
-    if seen.width % 2 or seen.height % 2:
-        yield f"odd picture size {seen.width}x{seen.height}"
 
 
 def _require_first(path: Path, first: Picture) -> None:

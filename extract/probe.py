@@ -7,7 +7,7 @@ stamps can't be trusted to find frame i without decoding everything before it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -249,3 +249,16 @@ def _duration(container: InputContainer, stream: av.VideoStream) -> float:
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / 1_000_000 if container.duration else -1.0
+
+
+def doubts(seen: Probe, codecs: Collection[str]) -> Iterator[str]:
+    """Why a decoder that finds frames by number, and knows `codecs`, might give other ones or other pixels than a sequential decode."""
+    yield from seen.odd
+    if seen.codec not in codecs:
+        yield f"codec {seen.codec}"
+    if seen.leading:
+        yield "open groups of pictures"
+    if seen.pixels not in ("yuv420p", "yuvj420p"):
+        yield f"pixel format {seen.pixels}"
+    if seen.width % 2 or seen.height % 2:
+        yield f"odd picture size {seen.width}x{seen.height}"

@@ -21,6 +21,15 @@ def shared_folder() -> Path:
     return folder
 
 
+@pytest.fixture
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with videos, stores and runs below it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FSAR_VIDEOS", "FSAR_STORES", "FSAR_RUNS"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """One thread in the tensor library, as in the compute threads of an extraction, so that bytes can be compared."""

@@ -62,10 +62,7 @@ def imported(name: str) -> str:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)
-    for name in ("FSAR_STORES", "FSAR_RUNS", "FSAR_VIDEOS"):
-        monkeypatch.delenv(name, raising=False)
+def recipe(empty_place: Path) -> str:
     for seed, name in enumerate(("source", "target")):
         write(name, seed)
     stores = {imported(name) for name in ("source", "target")}

@@ -41,14 +41,10 @@ def clips(shared_folder: Path) -> Path:
 
 def test_the_documented_commands_work_word_for_word(
     clips: Path,
-    tmp_path: Path,
+    empty_place: Path,
     example: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("FSAR_VIDEOS", "FSAR_STORES", "FSAR_RUNS"):
-        monkeypatch.delenv(name, raising=False)
     lines = [line.strip() for line in str(example.__doc__).splitlines() if line.startswith("    ")]
     assert [line.split()[:2] for line in lines] == 2 * [
         ["python", "examples/time_spans.py"],
@@ -60,7 +56,7 @@ def test_the_documented_commands_work_word_for_word(
         words = shlex.split(line.replace("FOLDER", shlex.quote(str(clips))))
         if words[0] == "python":
             command = [sys.executable, str(EXAMPLE), *words[2:]]
-            made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+            made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=empty_place)
             said.append(made.stdout)
             continue
         code = main([*words[1:], *(["--json"] if words[1] == "eval" else [])])
@@ -79,16 +75,12 @@ def test_the_documented_commands_work_word_for_word(
 
 def test_a_wholly_broken_file_is_recorded_and_its_class_left_out(
     clips: Path,
-    tmp_path: Path,
+    empty_place: Path,
     example: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("FSAR_VIDEOS", "FSAR_STORES", "FSAR_RUNS"):
-        monkeypatch.delenv(name, raising=False)
-    example.write(clips, tmp_path / "spans.csv", skip=("decord_corrupted",))
-    with (tmp_path / "spans.csv").open("a", newline="") as file:
+    example.write(clips, empty_place / "spans.csv", skip=("decord_corrupted",))
+    with (empty_place / "spans.csv").open("a", newline="") as file:
         csv.writer(file).writerow(["broken", "broken", clips / "decord_corrupted.mp4", "", ""])
     assert main(["extract", "csv:spans.csv"]) == 5
     said = capsys.readouterr().err
