@@ -104,9 +104,18 @@ class Backbone(nn.Module):
                 )
         return nn.Sequential(*self.stages[:index])
 
-    def tail_of(self, cut: str) -> nn.Sequential:
-        """The stages after `cut` (shared modules, not copies)."""
-        return nn.Sequential(*self.stages[self._index(cut) :])
+    def tail_of(self, cut: str, end: str | None = None) -> nn.Sequential:
+        """The stages after `cut` (shared modules, not copies), up to the cut `end` if named; UsageError where that lies before."""
+        first, last = self._index(cut), len(self.stages) if end is None else self._index(end)
+        if last < first:
+            raise UsageError(f"the cut {cut!r} of {self.name} lies behind {end!r}", hint=f"cut at {end} or before")
+        return nn.Sequential(*self.stages[first:last])
+
+    @property
+    def last_block(self) -> str | None:
+        """The cut behind the last block, whose activations are a transformer's tokens; None where no cut enters a block."""
+        blocks = [name for name in self.cuts if name.startswith("block")]
+        return max(blocks, key=lambda name: self.cuts[name], default=None)
 
     def forward(self, frames: Tensor) -> Tensor:
         """The whole network: uint8 [B, T, H, W, 3] to pooled features float32 [B, T, D]."""

@@ -18,15 +18,24 @@ from fsar_cache.errors import UsageError
 from fsar_cache.registry import Registry
 
 Clips = Mapping[str, Tensor]
-"""One tensor per kind ("features", "flow", "text"), same leading axes: [B, ...] for `encode`, [E, S or Q, ...] for `match`."""
+"""One tensor per kind, same leading axes: [B, ...] for `encode`, [E, S or Q, ...] in episodes.
+
+Kinds: "features" (of frames), "flow" (of the pictures of optical flow), "text" (a clip's own class text [D], of supports only: nobody knows
+a query's).
+"""
 Role = Literal["support", "query", "unlabelled"]
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a head consumes: kinds of features, and the shape of one clip (None = any), e.g. {"features": (8, 512)}."""
+    """What a head consumes: kinds of features, and the shape of one clip (None = any), e.g. {"features": (8, 512)}.
+
+    at: where in the backbone its features leave: "pooled" [T, D], "map" [T, C, H, W] (the last map of every frame) or "tokens" [T, N, C]
+    (what leaves the last block of a transformer).
+    """
 
     kinds: Mapping[str, tuple[int | None, ...]]
+    at: Literal["pooled", "map", "tokens"] = "pooled"
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,15 @@ class EpisodeShape:
 
 @dataclass(frozen=True)
 class Task:
-    """What `match` knows of the episodes beside features: way, support_labels int64 [E, S] in 0..way-1, draws {name: [E, ...]}."""
+    """What `match` knows of the episodes beside features: way, support_labels int64 [E, S] in 0..way-1, draws {name: [E, ...]}.
+
+    class_text: float32 [E, W, D], the text feature of each class of the episodes, for heads that need the kind "text".
+    """
 
     way: int
     support_labels: Tensor
     draws: Mapping[str, Tensor] = field(default_factory=dict)
+    class_text: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,8 @@ class EpisodeBatch:
     """E training episodes with features gathered.
 
     support, query: {kind: [E, S, ...]}, {kind: [E, Q, ...]}; unlabelled: {kind: [E, U, ...]} or None; query_labels int64 [E, Q] in
-    0..way-1; support_class, query_class int64 [E, S], [E, Q]: the source classes (0..number of training classes - 1).
+    0..way-1; support_class, query_class int64 [E, S], [E, Q]: the source classes (0..number of training classes - 1); source_text: float32
+    [C, D], the text feature of every training class, for heads that need the kind "text".
     """
 
     task: Task
@@ -65,6 +79,27 @@ class EpisodeBatch:
     support_class: Tensor
     query_class: Tensor
     unlabelled: Clips | None = None
+    source_text: Tensor | None = None
+
+    def episodes(self) -> list[EpisodeBatch]:
+        """The batch as E batches of one episode each."""
+        return [self._one(slice(e, e + 1)) for e in range(len(self.query_labels))]
+
+    def _one(self, at: slice) -> EpisodeBatch:
+        def cut(clips: Clips) -> Clips:
+            return {kind: clip[at] for kind, clip in clips.items()}
+
+        text = None if self.task.class_text is None else self.task.class_text[at]
+        return EpisodeBatch(
+            Task(self.task.way, self.task.support_labels[at], cut(self.task.draws), text),
+            cut(self.support),
+            cut(self.query),
+            self.query_labels[at],
+            self.support_class[at],
+            self.query_class[at],
+            None if self.unlabelled is None else cut(self.unlabelled),
+            self.source_text,
+        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +151,11 @@ class Head(nn.Module):
         del shape, rng
         return {}
 
+    def match_draw(self, shape: EpisodeShape, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Every random choice of `match` in one evaluation episode, into `Task.draws`; {} where there is none."""
+        del shape, rng
+        return {}
+
     def adapters(self, slots: Sequence[str]) -> dict[str, nn.Module]:
         """Fresh modules to be trained inside the backbone, by slot ("block10.beside_mlp"); slots: those it has. {} for none.
 
@@ -133,9 +173,14 @@ class Head(nn.Module):
         return {}
 
     def check(self, clips: Clips, role: Role) -> None:
-        """Raise UsageError naming head, expected and got, for a missing kind, a wrong clip shape or NaN features (clips [..., *clip])."""
+        """Raise UsageError naming head, expected and got, for a missing kind, a wrong clip shape or NaN features (clips [..., *clip]).
+
+        Text is asked of supports only.
+        """
         for kind, shape in self.needs.kinds.items():
             name = type(self).__name__
+            if kind == "text" and role != "support":
+                continue
             if kind not in clips:
                 raise UsageError(f"{name} needs {role} features of kind {kind!r}, got {sorted(clips)}")
             got = tuple(clips[kind].shape)[-len(shape) :]

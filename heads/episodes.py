@@ -70,6 +70,34 @@ def finite(head: Head, logits: Tensor) -> Tensor:
     return logits
 
 
+def class_text(head: Head, task: Task, width: int) -> Tensor:
+    """The task's text features float32 [E, W, width]; UsageError naming expected and got where they are absent, misshapen or not finite."""
+    want = [len(task.support_labels), task.way, width]
+    got = None if task.class_text is None else list(task.class_text.shape)
+    if task.class_text is None or got != want:
+        raise UsageError(
+            f"{type(head).__name__} needs a text feature of every class of the episodes, {want}, got {got or 'none'}",
+            hint="text features of class names: fsar-cache extract DATASET --kind text",
+        )
+    if not bool(torch.isfinite(task.class_text).all()):
+        raise UsageError(f"{type(head).__name__} got class text with NaN or infinite values")
+    return task.class_text
+
+
+def one_by_one(head: Head, batch: EpisodeBatch, step: int) -> HeadOutput:
+    """`head.forward` of every episode by itself, for heads whose batch norms in training may see one episode only.
+
+    Logits [E, Q, W]; losses are summed over the episodes; what an output shows is concatenated along the episodes.
+    """
+    outs = [head(one, step) for one in batch.episodes()]
+    losses = {
+        name: (torch.stack([out.losses[name][0] for out in outs]).sum(), weight)
+        for name, (_, weight) in outs[0].losses.items()
+    }
+    shows = {name: torch.cat([out.shows[name] for out in outs]) for name in outs[0].shows}
+    return HeadOutput(torch.cat([out.logits for out in outs]), losses, shows)
+
+
 def encode_clips(head: Head, clips: Clips, role: Role) -> dict[str, Tensor]:
     """`head.encode` of the clips of episodes, {kind: [E, N, ...]}, as {name: [E, N, ...]}."""
     head.check(clips, role)

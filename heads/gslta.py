@@ -28,18 +28,9 @@ from heads.episodes import averaging, class_means, finite, query_losses, require
 from heads.mixing import INDICES, mix_frames
 from heads.published import Layout
 from heads.subsequences import checked_draws, draw_mates, draw_subsequences, gather_subsequences
-from heads.transformer import Encoder
+from heads.transformer import Encoder, published_names
 
 UNUSED = ("scale", "mappingNet.*", "mappingLinear_seq_len.*", "mappingLinear_seq_num.*", "backbone.*resnet.fc.*")
-BLOCK_NAMES = {
-    "norm": "0.norm",
-    "to_q": "0.fn.to_q",
-    "to_k": "0.fn.to_k",
-    "to_v": "0.fn.to_v",
-    "to_out": "0.fn.to_out.0",
-    "widen": "1.net.0",
-    "narrow": "1.net.3",
-}
 
 
 @dataclass(frozen=True)
@@ -289,11 +280,9 @@ class Gslta(Head):
 
     def published_layout(self) -> Layout:
         """The published checkpoint's keys."""
-        names = {}
+        names: dict[str, str] = {}
         for ours, theirs in (("student", "student_encoder"), ("teacher", "inner_teacher"), ("decoder", "decoder")):
-            for name in getattr(self, ours).state_dict():
-                _, index, part, leaf = name.split(".")
-                names[f"{ours}.{name}"] = f"{theirs}.layers.{index}.{BLOCK_NAMES[part]}.{leaf}"
+            names |= published_names(getattr(self, ours), ours, theirs)
         for leaf in ("weight", "bias"):
             names[f"class_norm.{leaf}"] = f"classification_layer.0.{leaf}"
             names[f"class_layer.{leaf}"] = f"classification_layer.1.{leaf}"

@@ -22,7 +22,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case, load, mismatch
-from parity_models import PARTIAL, RUNNERS, Values
+from parity_models import Values
+from parity_runners import RUNNERS
+from parity_tamt import PARTIAL
 
 from fsar_cache.errors import FsarError, MissingError, UsageError, unknown
 

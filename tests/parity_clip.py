@@ -156,3 +156,6 @@ def _gradients(loss: Tensor, leaves: dict[str, Any], keys: list[str]) -> dict[st
         values[f"grad/{key}"] = grad[:8, :32] if grad.ndim == 2 else grad
         values[f"grad_norm/{key}"] = grad.norm()
     return values
+
+
+RUNNERS = {"clip_visual": run_clip_visual, "clip_text": run_clip_text, "st_adapter": run_st_adapter}

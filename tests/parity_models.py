@@ -1,4 +1,6 @@
-"""How a golden case of each method is run: a head from its config and drawn weights, its inputs through it, out come all values it has.
+"""How golden cases are run: a head from its config and drawn weights, its inputs through it, out come all values it has.
+
+Here what all heads share, and the runners of ProtoNet, OTAM and GSLTA; each other method has a file parity_METHOD.py.
 
 A runner returns full tensors under the names that golden outputs use ("logits", "loss/meta", "grad/KEY", "grad_in/NAME", "sfme/query"),
 where KEY is the published key of a weight, as the case has it; parity.py slices them as the case says.
@@ -20,9 +22,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case
-from parity_clip import run_clip_text, run_clip_visual, run_st_adapter
-from parity_tamt import OURS as TAMT_BACKBONE
-from parity_tamt import run_tamt
 
 from extract.backbone import BACKBONES, Backbone
 from extract.resnet import trunk
@@ -295,14 +294,4 @@ def _train_gslta(case: Case, head: Gslta, given: Values, features: Values, value
     return out
 
 
-RUNNERS: dict[str, Callable[[Case], Values]] = {
-    "protonet": run_protonet,
-    "otam": run_otam,
-    "gslta": run_gslta,
-    "tamt": run_tamt,
-    "clip_visual": run_clip_visual,
-    "clip_text": run_clip_text,
-    "st_adapter": run_st_adapter,
-}
-PARTIAL: dict[str, tuple[str, ...]] = {"tamt": TAMT_BACKBONE}
-"""Methods of which only these outputs are given, by a backbone; the others await the head."""
+RUNNERS: dict[str, Callable[[Case], Values]] = {"protonet": run_protonet, "otam": run_otam, "gslta": run_gslta}

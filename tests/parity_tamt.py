@@ -101,3 +101,7 @@ def run_tamt(case: Case) -> dict[str, Tensor]:
         "tokens10_norm": at10.flatten(2).norm(dim=-1),
         "tokens12_slice": at12.flatten(1, 2)[:, ::every, ::32],
     }
+
+
+RUNNERS = {"tamt": run_tamt}
+PARTIAL = {"tamt": OURS}
