@@ -44,7 +44,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ),
 ]
 IDS = [f"{name} {' '.join(map(str, config.values()))}".strip() for name, config in VARIANTS]
-FRAMES, DIM, WAY = 5, 16, 3
+EQUAL_SHOTS: set[str] = set()
+"""Heads that refuse classes with different numbers of shots."""
+SHOT_ORDER: set[str] = set()
+"""Heads for which one of a class's shots is another than the rest, so that their order matters."""
+FRAMES, DIM, WAY, CLASSES, SIDE = 5, 16, 3, 8, 4
 
 
 def make(name: str, **config: Any) -> Head:
@@ -55,46 +59,70 @@ def make(name: str, **config: Any) -> Head:
         return kind(kind.Config(**SMALL.get(name, {}) | config))
 
 
-def episodes(count: int = 2, shots: tuple[int, ...] = (2, 2, 2), queries: int = 2, seed: int = 0) -> EpisodeBatch:
-    """Random training episodes, 3-way, shuffled, on positive [5, 16] features around a mean per class."""
+def clips_of(shape: tuple[int | None, ...], at: str, labels: np.ndarray, rng: np.random.Generator, seed: int) -> Tensor:
+    """Positive random clips [*labels, *shape] around a mean per class; axes that the head leaves open are FRAMES, DIM and SIDE long."""
+    usual = {"pooled": (FRAMES, DIM), "map": (FRAMES, DIM, SIDE, SIDE), "tokens": (FRAMES, SIDE * SIDE, DIM)}[at]
+    sizes = tuple(u if n is None else n for n, u in zip(shape, usual, strict=True))
+    channels = sizes[1] if at == "map" else sizes[-1]
+    means = np.random.default_rng(seed + 1).gamma(1.0, size=(CLASSES, 1, channels))
+    each = {"pooled": means, "map": means[..., None, None], "tokens": means[:, :, None]}[at]
+    return torch.from_numpy(np.abs(each[labels] + 0.3 * rng.standard_normal((*labels.shape, *sizes)))).float()
+
+
+def drawn(head: Head, labels: np.ndarray, shot: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """The head's random choices for episodes with query labels [E, Q]: those of training, and those of matching where they are others."""
+    found: list[dict[str, np.ndarray]] = []
+    for one in labels:
+        shape = EpisodeShape(WAY, shot, len(one), 4, FRAMES, one)
+        found.append(head.match_draw(shape, rng) | head.draw(shape, rng))
+    return {name: torch.from_numpy(np.stack([each[name] for each in found])) for name in found[0]}
+
+
+def episodes(
+    count: int = 2, shots: tuple[int, ...] = (2, 2, 2), queries: int = 2, seed: int = 0, head: Head | None = None
+) -> EpisodeBatch:
+    """Random training episodes, 3-way, shuffled, of the kinds and shapes that the head needs (by default gslta's: [5, 16] features)."""
+    head = head or make("gslta")
     rng = np.random.default_rng(seed)
-
-    def clips(labels: np.ndarray) -> dict[str, Tensor]:
-        means = np.random.default_rng(seed + 1).gamma(1.0, size=(8, 1, DIM))
-        x = np.abs(means[labels] + 0.3 * rng.standard_normal((*labels.shape, FRAMES, DIM)))
-        return {"features": torch.from_numpy(x).float()}
-
     s = np.stack([rng.permutation(np.repeat(np.arange(WAY), shots)) for _ in range(count)])
     q = np.stack([rng.permutation(np.repeat(np.arange(WAY), queries)) for _ in range(count)])
-    draws: dict[str, Tensor] = {}
-    if queries > 1:
-        head = make("gslta")
-        each = [head.draw(EpisodeShape(WAY, shots[0], queries, 4, FRAMES, one), rng) for one in q]
-        draws = {name: torch.from_numpy(np.stack([d[name] for d in each])) for name in each[0]}
+    needs = head.needs
+    text = None
+    if "text" in needs.kinds:
+        text = torch.from_numpy(
+            np.random.default_rng(seed + 2).standard_normal((CLASSES, *needs.kinds["text"]))
+        ).float()
+
+    def clips(labels: np.ndarray, role: str) -> dict[str, Tensor]:
+        made = {"features": clips_of(needs.kinds["features"], needs.at, labels, rng, seed)}
+        if "flow" in needs.kinds:
+            made["flow"] = clips_of(needs.kinds["flow"], "pooled", labels, rng, seed + 5)
+        if text is not None and role == "support":
+            made["text"] = text[torch.from_numpy(labels) + 1]
+        return made
+
+    draws = drawn(head, q, shots[0], rng) if queries > 1 else {}
+    class_text = None if text is None else text[1 : WAY + 1].expand(count, -1, -1)
     return EpisodeBatch(
-        Task(WAY, torch.from_numpy(s), draws),
-        clips(s),
-        clips(q),
+        Task(WAY, torch.from_numpy(s), draws, class_text),
+        clips(s, "support"),
+        clips(q, "query"),
         torch.from_numpy(q),
         torch.from_numpy(s + 1),
         torch.from_numpy(q + 1),
-        clips(rng.integers(0, 8, (count, 4))),
+        clips(rng.integers(0, CLASSES - 1, (count, 4)), "unlabelled"),
+        text,
     )
 
 
 def one(batch: EpisodeBatch, e: int) -> EpisodeBatch:
     """Episode `e` of a batch, as a batch of one."""
-
-    def cut(x: Any) -> Any:
-        return {k: v[e : e + 1] for k, v in x.items()} if isinstance(x, dict) else x[e : e + 1]
-
-    task = Task(batch.task.way, cut(batch.task.support_labels), cut(batch.task.draws))
-    rest = (batch.support, batch.query, batch.query_labels, batch.support_class, batch.query_class, batch.unlabelled)
-    return EpisodeBatch(task, *map(cut, rest))
+    return batch.episodes()[e]
 
 
 def logits(head: Head, batch: EpisodeBatch) -> Tensor:
     """Encode and match, as in evaluation."""
     with torch.inference_mode():
+        head.eval()
         support, query = encode_clips(head, batch.support, "support"), encode_clips(head, batch.query, "query")
-        return head.eval().match(support, query, batch.task).logits
+        return head.match(support, query, batch.task).logits

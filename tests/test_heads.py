@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from head_episodes import DIM, FRAMES, IDS, VARIANTS, WAY, episodes, logits, make, one
+from head_episodes import DIM, EQUAL_SHOTS, FRAMES, IDS, SHOT_ORDER, VARIANTS, WAY, episodes, logits, make, one
 from torch.nn import functional as F
 
 from fsar_cache.errors import UsageError
 from heads import Gslta, GsltaConfig, Otam, OtamConfig, ProtoNet, ProtoNetConfig
 from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Role, Task
+from heads.episodes import encode_clips
 
 ROOT = Path(__file__).resolve().parent.parent
 
+BATCH = episodes()
 every_variant = pytest.mark.parametrize(("name", "config"), VARIANTS, ids=IDS)
 every_head = pytest.mark.parametrize("name", HEADS.names())
 
@@ -28,10 +31,14 @@ def test_all_heads_have_variants_here() -> None:
     assert {name for name, _ in VARIANTS} == set(HEADS.names())
 
 
+def shots_of(name: str, *shots: int) -> tuple[int, ...]:
+    return (2, 2, 2) if name in EQUAL_SHOTS else shots
+
+
 @every_variant
-def test_a_batch_equals_its_episodes(name: str, config: dict[str, Any]) -> None:
-    batch = episodes(count=3, shots=(1, 3, 2))
+def test_batched_episodes_equal_separate_ones(name: str, config: dict[str, Any]) -> None:
     head = make(name, **config)
+    batch = episodes(count=3, shots=shots_of(name, 1, 3, 2), head=head)
     assert len(batch.task.support_labels.unique(dim=0)) > 1  # labels are shuffled differently in each episode
     together = logits(head, batch)
     alone = torch.cat([logits(head, one(batch, e)) for e in range(3)])
@@ -46,58 +53,66 @@ def test_losses_and_gradients_of_a_batch_are_sums_over_its_episodes(name: str, c
         totals, grads = torch.zeros(()), []
         for part in parts:
             x = part.query["features"].clone().requires_grad_()
-            loss = head(replace(part, query={"features": x}), 2).loss
+            loss = head(replace(part, query={**part.query, "features": x}), 2).loss
             loss.backward()
             totals = totals + loss.detach()
             grads.append(x.grad)
         learnt = [p.grad for p in head.parameters() if p.grad is not None]
-        assert (len(learnt) > 0) == (name == "gslta" or "layer_norm" in config)
+        assert (len(learnt) > 0) == any(True for _ in head.parameters())
         return totals, torch.cat(grads), *learnt
 
-    batch = episodes(count=3, shots=(1, 3, 2))
+    batch = episodes(count=3, shots=shots_of(name, 1, 3, 2), head=make(name, **config))
     for got, want in zip(gradient([batch]), gradient([one(batch, e) for e in range(3)]), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6 * max(1.0, want.abs().max().item()))
 
 
 @every_variant
 def test_order_of_support_and_names_of_classes_do_not_matter(name: str, config: dict[str, Any]) -> None:
-    batch, head = episodes(), make(name, **config)
+    head = make(name, **config)
+    batch = episodes(shots=(1, 1, 1) if name in SHOT_ORDER else (2, 2, 2), head=head)
+    labels = batch.task.support_labels
     before = logits(head, batch)
-    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    order = torch.tensor([4, 2, 0, 5, 1, 3][: labels.shape[1]] if labels.shape[1] == 6 else [2, 0, 1])
     shuffled = replace(
         batch,
-        support={"features": batch.support["features"][:, order]},
-        task=Task(WAY, batch.task.support_labels[:, order]),
+        support={kind: clip[:, order] for kind, clip in batch.support.items()},
+        task=replace(batch.task, support_labels=labels[:, order]),
     )
     torch.testing.assert_close(logits(head, shuffled), before, rtol=1e-4, atol=1e-5)
     renamed = torch.tensor([2, 0, 1])
-    relabelled = replace(batch, task=Task(WAY, renamed[batch.task.support_labels]))
-    if "layer_norm" not in config:
-        torch.testing.assert_close(logits(head, relabelled)[..., renamed], before, rtol=1e-4, atol=1e-5)
+    if "layer_norm" not in config and not batch.task.draws.keys() & {"prompt_uniform"}:
+        text = batch.task.class_text
+        task = replace(
+            batch.task, support_labels=renamed[labels], class_text=text if text is None else text[:, [1, 2, 0]]
+        )
+        torch.testing.assert_close(logits(head, replace(batch, task=task))[..., renamed], before, rtol=1e-4, atol=1e-5)
 
 
 @every_variant
-def test_encoding_a_clip_does_not_depend_on_the_others(name: str, config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("role", ["support", "query"])
+def test_encoding_a_clip_does_not_depend_on_the_others(name: str, config: dict[str, Any], role: Role) -> None:
     head = make(name, **config).eval()
-    x = episodes().support["features"].flatten(0, 1)
-    whole = head.encode({"features": x}, "support")
+    clips = {kind: clip.flatten(0, 1) for kind, clip in getattr(episodes(head=head), role).items()}
+    whole, count = head.encode(clips, role), len(clips["features"])
     for key, code in whole.items():
-        assert len(code) == len(x)
-        alone = torch.cat([head.encode({"features": x[i : i + 1]}, "support")[key] for i in range(len(x))])
-        torch.testing.assert_close(code, alone, rtol=1e-5, atol=1e-6)
+        assert len(code) == count
+        each = [head.encode({k: clip[i : i + 1] for k, clip in clips.items()}, role)[key] for i in range(count)]
+        torch.testing.assert_close(code, torch.cat(each), rtol=1e-5, atol=1e-6 * max(1.0, code.abs().max().item()))
 
 
 @every_variant
 def test_a_head_whose_role_does_not_matter_encodes_the_same_in_every_role(name: str, config: dict[str, Any]) -> None:
-    head, clips = make(name, **config).eval(), {"features": episodes().support["features"].flatten(0, 1)}
+    head = make(name, **config).eval()
+    clips = {kind: clip.flatten(0, 1) for kind, clip in episodes(head=head).support.items()}
     assert Head.role_matters
-    assert not head.role_matters
-    roles: tuple[Role, ...] = ("support", "query", "unlabelled")
-    codes = [head.encode(clips, role) for role in roles]
-    assert all(torch.equal(code[key], codes[0][key]) for code in codes for key in codes[0])
+    codes = [head.encode(clips, role) for role in ("support", "query")]
+    if not head.role_matters:
+        assert all(torch.equal(code[key], codes[0][key]) for code in codes for key in codes[0])
 
 
-@every_variant
+@pytest.mark.parametrize(
+    ("name", "config"), [each for each in VARIANTS if each[0] in {"protonet", "otam", "gslta"}], ids=str
+)
 def test_the_right_class_wins_on_clear_features(name: str, config: dict[str, Any]) -> None:
     rng = torch.Generator().manual_seed(5)
     means = torch.rand(WAY, FRAMES, DIM, generator=rng) * 4
@@ -193,72 +208,115 @@ def test_otam_takes_clips_of_different_lengths_and_timewise_protonet_does_not() 
         logits(make("protonet", metric="cosine_timewise"), short)
 
 
-def changed(batch: EpisodeBatch, **what: Any) -> EpisodeBatch:
-    if "support_labels" in what:
-        return replace(batch, task=Task(WAY, what["support_labels"], batch.task.draws))
-    return replace(batch, **what)
+def relabelled(batch: EpisodeBatch, labels: torch.Tensor, way: int = WAY) -> EpisodeBatch:
+    return replace(batch, task=replace(batch.task, support_labels=labels, way=way))
 
 
-def spoilt(batch: EpisodeBatch, role: str, value: float) -> EpisodeBatch:
-    clips = getattr(batch, role)["features"].clone()
-    clips[0, 1, 2, 3] = value
-    return replace(batch, **{role: {"features": clips}})
+def refeatured(batch: EpisodeBatch, role: str, change: Callable[[torch.Tensor], torch.Tensor]) -> EpisodeBatch:
+    clips = getattr(batch, role)
+    return replace(batch, **{role: {**clips, "features": change(clips["features"])}})
 
 
-BATCH = episodes()
-LABELS = BATCH.task.support_labels
-BAD: dict[str, tuple[EpisodeBatch, str]] = {
-    "support label too high": (changed(BATCH, support_labels=LABELS + 1), r"support labels .* 0\.\.2, got 1\.\.3"),
-    "support label negative": (changed(BATCH, support_labels=LABELS - 1), r"support labels .* 0\.\.2, got -1\.\.1"),
-    "support labels of another length": (changed(BATCH, support_labels=LABELS[:, 1:]), "support labels .* shape"),
-    "support labels not integer": (changed(BATCH, support_labels=LABELS.float()), "must be integers"),
+def spoilt(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def change(clips: torch.Tensor) -> torch.Tensor:
+        clips = clips.clone()
+        clips[0, 1, 2, 3] = value
+        return clips
+
+    return change
+
+
+def without_queries(batch: EpisodeBatch) -> EpisodeBatch:
+    empty = {kind: clip[:, :0] for kind, clip in batch.query.items()}
+    return replace(batch, query=empty, query_labels=batch.query_labels[:, :0], query_class=batch.query_class[:, :0])
+
+
+BAD: dict[str, tuple[Callable[[EpisodeBatch], EpisodeBatch], str]] = {
+    "support label too high": (
+        lambda b: relabelled(b, b.task.support_labels + 1),
+        r"support labels .* 0\.\.2, got 1\.\.3",
+    ),
+    "support label negative": (
+        lambda b: relabelled(b, b.task.support_labels - 1),
+        r"support labels .* 0\.\.2, got -1\.\.1",
+    ),
+    "support labels of another length": (
+        lambda b: relabelled(b, b.task.support_labels[:, 1:]),
+        "support labels .* shape",
+    ),
+    "support labels not integer": (lambda b: relabelled(b, b.task.support_labels.float()), "must be integers"),
     "a class without support": (
-        changed(BATCH, support_labels=LABELS.clamp(max=1)),
+        lambda b: relabelled(b, b.task.support_labels.clamp(max=1)),
         "class 2 of episode 0 has no support",
     ),
-    "way above the labels": (
-        replace(BATCH, task=Task(WAY + 1, LABELS, BATCH.task.draws)),
-        "class 3 of episode 0 has no support clip .way 4",
-    ),
     "way below the labels": (
-        replace(BATCH, task=Task(WAY - 1, LABELS, BATCH.task.draws)),
-        r"support labels .* 0\.\.1, got 0\.\.2",
+        lambda b: relabelled(b, b.task.support_labels, WAY - 1),
+        r"support labels .* 0\.\.1, got 0\.\.2|class of the episodes, .*2, ",
     ),
-    "query label too high": (changed(BATCH, query_labels=BATCH.query_labels + 1), "query labels"),
-    "query labels of another length": (changed(BATCH, query_labels=BATCH.query_labels[:, 1:]), "query labels"),
-    "NaN in the support": (spoilt(BATCH, "support", float("nan")), "support features with NaN"),
-    "infinity in the query": (spoilt(BATCH, "query", float("inf")), "query features with NaN or infinite"),
-    "no features": (changed(BATCH, query={"flow": BATCH.query["features"]}), "needs query features of kind 'features'"),
-    "another width": (changed(BATCH, query={"features": BATCH.query["features"][..., 1:]}), "5x16 per clip|same width"),
-    "no query": (
-        changed(BATCH, query={"features": BATCH.query["features"][:, :0]}, query_labels=LABELS[:, :0]),
-        "at least one",
+    "way above the labels": (
+        lambda b: relabelled(b, b.task.support_labels, WAY + 1),
+        "class 3 of episode 0 has no support clip .way 4|class of the episodes, .*4, ",
     ),
+    "query label too high": (lambda b: replace(b, query_labels=b.query_labels + 1), "query labels"),
+    "query labels of another length": (lambda b: replace(b, query_labels=b.query_labels[:, 1:]), "query labels"),
+    "NaN in the support": (lambda b: refeatured(b, "support", spoilt(float("nan"))), "support features with NaN"),
+    "infinity in the query": (
+        lambda b: refeatured(b, "query", spoilt(float("inf"))),
+        "query features with NaN or infinite",
+    ),
+    "no features": (
+        lambda b: replace(b, query={"sound": b.query["features"]}),
+        "needs query features of kind 'features'",
+    ),
+    "another width": (
+        lambda b: refeatured(b, "query", lambda x: x[..., 1:]),
+        "per clip, got|same width|same size|square",
+    ),
+    "no query": (without_queries, "at least one"),
 }
 
 
 @every_head
 @pytest.mark.parametrize("what", BAD)
 def test_bad_episodes_are_refused(name: str, what: str) -> None:
-    batch, message = BAD[what]
+    head, (spoil, message) = make(name), BAD[what]
     with pytest.raises(UsageError, match=message):
-        make(name)(batch, 1)
+        head(spoil(episodes(head=head)), 1)
+
+
+@every_head
+def test_text_is_asked_for_by_those_who_need_it(name: str) -> None:
+    head = make(name).eval()
+    if "text" not in head.needs.kinds:
+        return
+    batch = episodes(head=head)
+    assert batch.task.class_text is not None
+    with pytest.raises(UsageError, match=f"{type(head).__name__} needs a text feature of every class"):
+        logits(head, replace(batch, task=replace(batch.task, class_text=batch.task.class_text[..., 1:])))
+    with pytest.raises(UsageError, match=f"{type(head).__name__} needs support features of kind 'text'"):
+        head.encode({k: clip.flatten(0, 1) for k, clip in batch.support.items() if k != "text"}, "support")
+    with pytest.raises(UsageError, match="text"):
+        head(replace(batch, source_text=None), 1)
 
 
 @every_head
 def test_nan_that_slipped_past_encoding_is_refused_by_match(name: str) -> None:
-    head: Head = make(name)
-    code = BATCH.support["features"].clone()
-    code[0, 0] = float("nan")
+    head = make(name).eval()
+    batch = episodes(head=head)
+    support, query = encode_clips(head, batch.support, "support"), encode_clips(head, batch.query, "query")
+    for code in support.values():
+        if code.is_floating_point():
+            code.data[0, 0] = float("nan")
     with pytest.raises(UsageError, match=r"logits are not finite \(training diverged\?\)"):
-        head.match({"frames": code[:, :, :1]}, {"frames": BATCH.query["features"][:, :, :1]}, BATCH.task)
+        head.match(support, query, batch.task)
 
 
 @every_head
 def test_nan_in_features_points_at_the_store(name: str) -> None:
-    for batch in (spoilt(BATCH, "support", float("nan")), spoilt(BATCH, "query", float("inf"))):
+    head = make(name)
+    for what in ("NaN in the support", "infinity in the query"):
         with pytest.raises(UsageError, match="with NaN or infinite values") as caught:
-            make(name)(batch, 1)
+            head(BAD[what][0](episodes(head=head)), 1)
         assert "store verify" in (caught.value.hint or "")
 
 
