@@ -30,7 +30,7 @@ from pipeline.loop import TrainData, Training, fetch_episode, repeatable
 from pipeline.model import Model, build_head
 from pipeline.normalise import Normaliser
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.sources import FeatureSource, StoreSource
+from pipeline.sources import Beside, FeatureSource, StoreSource
 from splits.episodes import EpisodeSampler
 from splits.types import Ints, Part, Protocol, Video
 
@@ -45,6 +45,7 @@ class TensorSource:
 
     ahead = 0
     spec = SPEC
+    beside = Beside()
     excluded: frozenset[str] = frozenset()
 
     def __init__(self, part: Part, clips: Tensor) -> None:

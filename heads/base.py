@@ -62,6 +62,12 @@ class Task:
     draws: Mapping[str, Tensor] = field(default_factory=dict)
     class_text: Tensor | None = None
 
+    def to(self, device: torch.device) -> Task:
+        """The same on another device."""
+        text = None if self.class_text is None else self.class_text.to(device)
+        draws = {name: draw.to(device) for name, draw in self.draws.items()}
+        return Task(self.way, self.support_labels.to(device), draws, text)
+
 
 @dataclass(frozen=True)
 class EpisodeBatch:
@@ -197,4 +203,4 @@ class Head(nn.Module):
                 )
 
 
-HEADS: Registry[type[Head]] = Registry("head", ("heads.protonet", "heads.otam", "heads.gslta"))
+HEADS: Registry[type[Head]] = Registry("head", ("heads.protonet", "heads.otam", "heads.gslta", "heads.clip_fsar", "heads.tamt", "heads.trx"))

@@ -10,6 +10,7 @@ from extract.pool import DecodePool
 from fsar_cache.draws import U64
 from fsar_cache.errors import MissingError
 from pipeline.recipe import Features
+from pipeline.sources import Beside
 from splits.datasets import missing
 from splits.types import Ints, Part, Split
 
@@ -23,8 +24,17 @@ class LiveSource:
 
     ahead = 2
 
-    def __init__(self, split: Split, part: Part, features: Features, spec: FeatureSpec, pool: DecodePool) -> None:
+    def __init__(
+        self,
+        split: Split,
+        part: Part,
+        features: Features,
+        spec: FeatureSpec,
+        pool: DecodePool,
+        beside: Beside | None = None,
+    ) -> None:
         self.part = part
+        self.beside = beside or Beside()
         self.spec = spec
         own = frozenset(part.ids)
         self.excluded = frozenset(video.id for video in missing(split) if video.id in own)

@@ -45,7 +45,11 @@ class TrainData:
 
 @dataclass(frozen=True)
 class Fetched:
-    """One training episode on the CPU: activations of each role [clips, ...], labels [clips], source classes [clips], the head's draws."""
+    """One training episode on the CPU: activations of each role [clips, ...], labels [clips], source classes [clips], the head's draws.
+
+    beside: the other kinds of the clips of each role, {kind: [clips, ...]}. class_text [way, D] and source_text [classes, D] where there is
+    text.
+    """
 
     roles: dict[Role, Tensor]
     support_labels: Ints
@@ -53,6 +57,9 @@ class Fetched:
     support_class: Ints
     query_class: Ints
     draws: dict[str, np.ndarray[Any, Any]]
+    beside: dict[Role, dict[str, Tensor]]
+    class_text: Tensor | None
+    source_text: Tensor | None
 
 
 def fetch_episode(data: TrainData, head: Head, train: Train, frames: int, episodes: Episodes, row: int) -> Fetched:
@@ -68,16 +75,26 @@ def fetch_episode(data: TrainData, head: Head, train: Train, frames: int, episod
         "support": data.source.fetch(support, training=True, keys=keys(0, len(support))),
         "query": data.source.fetch(query, training=True, keys=keys(1, len(query))),
     }
+    part, besides = data.source.part, data.source.beside
+    beside: dict[Role, dict[str, Tensor]] = {
+        "support": besides.clips(part, support, "support"),
+        "query": besides.clips(part, query, "query"),
+    }
     if data.unlabelled is not None:
         roles["unlabelled"] = data.unlabelled.fetch(unlabelled, training=True, keys=keys(2, len(unlabelled)))
+        beside["unlabelled"] = data.unlabelled.beside.clips(data.unlabelled.part, unlabelled, "unlabelled")
+    text = besides.text
     shape = EpisodeShape(train.way, train.shot, len(query), len(unlabelled), frames, episodes.query_labels[row])
     return Fetched(
         roles,
         episodes.support_labels[row],
         episodes.query_labels[row],
-        data.source.part.labels[support],
-        data.source.part.labels[query],
+        part.labels[support],
+        part.labels[query],
         head.draw(shape, generator("training draws", train.seed, index)),
+        beside,
+        None if text is None else text[torch.from_numpy(episodes.classes[row])],
+        text,
     )
 
 
@@ -133,7 +150,7 @@ class Training:
         self.recipe = recipe
         self.model = model.to(device)
         self.device = device
-        self.optimizer = optimizer_of(recipe.train, model.parameters())
+        self.optimizer = optimizer_of(recipe.train, model.named_parameters())
         self.iteration = 0
 
     def advance(self, fetched: Fetched) -> dict[str, float]:
@@ -175,16 +192,21 @@ class Training:
         def ints(values: Ints) -> Tensor:
             return torch.from_numpy(values)[None].to(self.device)
 
-        clips = self.model.episode_features({r: a.to(self.device) for r, a in fetched.roles.items()})
+        beside = {
+            role: {kind: clip.to(self.device) for kind, clip in clips.items()} for role, clips in fetched.beside.items()
+        }
+        clips = self.model.episode_features({r: a.to(self.device) for r, a in fetched.roles.items()}, beside)
         draws = {name: torch.from_numpy(value)[None].to(self.device) for name, value in fetched.draws.items()}
+        text = None if fetched.class_text is None else fetched.class_text[None].to(self.device)
         return EpisodeBatch(
-            Task(self.recipe.train.way, ints(fetched.support_labels), draws),
+            Task(self.recipe.train.way, ints(fetched.support_labels), draws, text),
             clips["support"],
             clips["query"],
             ints(fetched.query_labels),
             ints(fetched.support_class),
             ints(fetched.query_class),
             clips.get("unlabelled"),
+            None if fetched.source_text is None else fetched.source_text.to(self.device),
         )
 
 

@@ -1,6 +1,7 @@
 """The online part of a method: the backbone's tail after the cut, the normaliser, the head. One code path for stored and live input.
 
 Letters: B clips, E episodes, S support, Q query and U unlabelled clips of an episode, T frames, D channels.
+"Features" are what the head reads: pooled [T, D], maps [T, C, H, W] or tokens [T, N, C].
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from cache.spec import FeatureSpec
 from extract.backbone import Backbone
 from fsar_cache.draws import key_of
+from fsar_cache.errors import UsageError
 from fsar_cache.settings import build
 from heads.base import HEADS, Clips, Head, Role
 from pipeline.normalise import Normaliser
@@ -25,13 +27,16 @@ from pipeline.recipe import Recipe
 
 
 class Model(nn.Module):
-    """tail, then normaliser, then head."""
+    """tail, then normaliser, then head; features of flow have a normaliser of their own (None where the head takes none)."""
 
-    def __init__(self, tail: nn.Module, normaliser: Normaliser, head: Head) -> None:
+    def __init__(
+        self, tail: nn.Module, normaliser: Normaliser, head: Head, flow_normaliser: Normaliser | None = None
+    ) -> None:
         super().__init__()
         self.tail = tail
         self.normaliser = normaliser
         self.head = head
+        self.flow_normaliser = flow_normaliser
 
     @property
     def device(self) -> torch.device:
@@ -40,18 +45,27 @@ class Model(nn.Module):
         return torch.device("cpu") if tensor is None else tensor.device
 
     def features(self, activations: Tensor) -> Tensor:
-        """Activations at the cut [B, ...] to normalised features [B, T, D]."""
+        """Activations at the cut [B, ...] to normalised features [B, T, ...]."""
         features: Tensor = self.normaliser(self.tail(activations))
         return features
 
-    def encode(self, activations: Tensor, role: Role) -> dict[str, Tensor]:
-        """Activations at the cut [B, ...] to the head's encoding of every clip, {name: [B, ...]}."""
-        clips = {"features": self.features(activations)}
+    def beside(self, clips: Clips) -> dict[str, Tensor]:
+        """The other kinds of the same clips, {kind: [B, ...]}, flow normalised."""
+        made = dict(clips)
+        if self.flow_normaliser is not None and "flow" in made:
+            made["flow"] = self.flow_normaliser(made["flow"])
+        return made
+
+    def encode(self, activations: Tensor, role: Role, beside: Clips | None = None) -> dict[str, Tensor]:
+        """Activations at the cut [B, ...] to the head's encoding of every clip, {name: [B, ...]}; beside: the other kinds of the clips."""
+        clips = {"features": self.features(activations), **self.beside(beside or {})}
         self.head.check(clips, role)
         return self.head.encode(clips, role)
 
-    def episode_features(self, roles: dict[Role, Tensor]) -> dict[Role, Clips]:
-        """Activations of one training episode, {role: [B, ...]}, to features {role: {"features": [1, B, T, D]}}.
+    def episode_features(
+        self, roles: dict[Role, Tensor], beside: Mapping[Role, Clips] | None = None
+    ) -> dict[Role, Clips]:
+        """Activations of one training episode, {role: [B, ...]}, and the other kinds of its clips, to {role: {kind: [1, B, ...]}}.
 
         A head with `bn_passes = "separate"` sends support, query and unlabelled clips through the tail one after the other, in this
         order, each normalised by its own batch; with "joint" all go together.
@@ -61,14 +75,18 @@ class Model(nn.Module):
         else:
             joint = self.features(torch.cat(list(roles.values())))
             parts = list(torch.split(joint, [len(a) for a in roles.values()]))
-        return {role: {"features": part[None]} for role, part in zip(roles, parts, strict=True)}
+        made: dict[Role, Clips] = {}
+        for role, part in zip(roles, parts, strict=True):
+            others = self.beside(beside.get(role, {}) if beside else {})
+            made[role] = {"features": part[None], **{kind: clip[None] for kind, clip in others.items()}}
+        return made
 
 
-def build_head(recipe: Recipe, classes: int) -> Head:
-    """The recipe's head; what its Config asks of the data (class_num, seq_len, tasks_per_batch) is filled in unless the recipe says it.
+def build_head(recipe: Recipe, classes: int, width: int | None = None) -> Head:
+    """The recipe's head; what its Config asks of the data (class_num, seq_len, dim, tasks_per_batch) is filled in unless set.
 
-    classes: number of training classes. Parameters are drawn from the training seed in a forked random state. UsageError for
-    settings the head doesn't know.
+    classes: number of training classes; width: channels of the features. Parameters are drawn from the training seed in a forked random
+    state. UsageError for settings the head doesn't know.
     """
     kind = HEADS.get(recipe.head)
     known = {f.name for f in dataclasses.fields(kind.Config)}
@@ -77,6 +95,8 @@ def build_head(recipe: Recipe, classes: int) -> Head:
         "seq_len": recipe.features.frames,
         "tasks_per_batch": recipe.train.tasks_per_batch,
     }
+    if width is not None:
+        data["dim"] = width
     values = {name: value for name, value in data.items() if name in known} | recipe.head_config
     config = build(kind.Config, values, "head_config")
     with torch.random.fork_rng():
@@ -92,24 +112,49 @@ def adapted(backbone: Backbone, adapters: Mapping[str, nn.Module], cut: str) -> 
     return made
 
 
+def end_of(backbone: Backbone, at: str) -> str:
+    """The cut of the backbone at which a head reads that needs features `at` "pooled", "map" or "tokens"; UsageError where it has none."""
+    cut = backbone.last_block if at == "tokens" else at
+    if cut not in backbone.cuts:
+        raise UsageError(
+            f"this head reads {at} features, and {backbone.name or 'the store'} has none; its cuts: {', '.join(backbone.cuts)}",
+            hint="take a backbone that has them: fsar-cache list backbones",
+        )
+    return str(cut)
+
+
+def probed(tail: nn.Module, spec: FeatureSpec) -> Tensor:
+    """What the tail makes of one blank clip, in evaluation mode."""
+    tail.eval()
+    with torch.no_grad():
+        made: Tensor = tail(as_tensor(np.zeros((1, *spec.shape), spec.dtype)))
+    return made
+
+
 def build_model(recipe: Recipe, backbone: Backbone, spec: FeatureSpec, classes: int) -> Model:
     """Head, normaliser and the tail of `backbone` after the recipe's cut ("video" enters at "frames"); spec: of the activations there.
 
-    Raises UsageError, with both shapes, where the head can't use what the backbone gives.
+    The tail ends where the head reads: at pooled features, at the last map, or at the tokens that leave the last block. Raises UsageError,
+    with both shapes, where the head can't use what the backbone gives.
     """
-    head = build_head(recipe, classes)
+    at = build_head(recipe, classes).needs.at
     cut = "frames" if recipe.features.cut == "video" else recipe.features.cut
+    end, channels = end_of(backbone, at), 2 if at == "map" else -1
+    width = probed(backbone.tail_of(cut, end), spec).shape[channels]
+    head = build_head(recipe, classes, width)
     with torch.random.fork_rng():
         torch.manual_seed(key_of("adapters", recipe.head, recipe.train.seed) % 2**63)
         adapters = head.adapters(backbone.slots)
     if adapters:
         backbone = adapted(backbone, adapters, cut)
-    tail = backbone.tail_of(cut)
-    tail.eval()
-    with torch.no_grad():
-        probe = tail(as_tensor(np.zeros((1, *spec.shape), spec.dtype)))
-    head.check({"features": probe}, "support")
-    return Model(tail, Normaliser(recipe.features.normalise, probe.shape[-1]), head)
+    tail = backbone.tail_of(cut, end)
+    kinds = head.needs.kinds
+    clip = {"features": probed(tail, spec)}
+    others = {kind: torch.zeros(1, *(n or 1 for n in shape)) for kind, shape in kinds.items() if kind != "features"}
+    head.check(others | clip, "support")
+    name = recipe.features.normalise
+    flow = Normaliser(name, width) if "flow" in kinds else None
+    return Model(tail, Normaliser(name, width, channels), head, flow)
 
 
 def as_tensor(rows: NDArray[Any]) -> Tensor:

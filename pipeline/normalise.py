@@ -16,7 +16,7 @@ FLOOR = 1e-3
 
 
 class Normaliser(nn.Module):
-    """Maps features [..., T, D] to features of the same shape.
+    """Maps features [B, T, D], tokens [B, T, N, D] or maps [B, T, D, H, W] (`channels` 2) to features of the same shape.
 
     "none": unchanged. "centre-source-std" (ours, not from a paper): minus the clip's mean over time, divided by `scale` [D], the
     per-channel deviation of the centred source training clips. Centring removes what a clip looks like and keeps what changes.
@@ -24,9 +24,10 @@ class Normaliser(nn.Module):
     rounding, or a target in which it does change, drown all others.
     """
 
-    def __init__(self, name: str, width: int = 0) -> None:
+    def __init__(self, name: str, width: int = 0, channels: int = -1) -> None:
         super().__init__()
         self.name = name
+        self._channels = channels
         self.scale: Tensor
         if name != "none":
             self.register_buffer("scale", torch.full((width,), torch.nan))
@@ -35,10 +36,11 @@ class Normaliser(nn.Module):
         """See the class."""
         if self.name == "none":
             return features
-        return (features - features.mean(-2, keepdim=True)) / self.scale
+        centred = features - features.mean(1, keepdim=True)
+        return (centred.movedim(self._channels, -1) / self.scale).movedim(-1, self._channels)
 
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Set `scale` from the source training clips, given in batches [B, T, D]; all 1 where no channel changes.
+        """Set `scale` from the source training clips, given in batches [B, T, ...]; all 1 where no channel changes.
 
         Sums in float64, batch by batch, so the result depends on the clips and their order alone.
         """
@@ -47,9 +49,9 @@ class Normaliser(nn.Module):
         changing, whole = torch.zeros(2, len(self.scale), dtype=torch.float64)
         count = 0
         for batch in batches:
-            centred = (batch - batch.mean(-2, keepdim=True)).double().flatten(0, -2)
+            centred = (batch - batch.mean(1, keepdim=True)).double().movedim(self._channels, -1).flatten(0, -2)
             changing += centred.square().sum(0).cpu()
-            whole += batch.double().flatten(0, -2).square().sum(0).cpu()
+            whole += batch.double().movedim(self._channels, -1).flatten(0, -2).square().sum(0).cpu()
             count += len(centred)
         if count == 0:
             raise UsageError(

@@ -1,16 +1,19 @@
-"""Where activations at the cut come from: one interface over stores and live video."""
+"""Where activations at the cut come from: one interface over stores and live video; and what lies beside them for some heads."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cache.spec import FeatureSpec
 from cache.store import FeatureStore
 from fsar_cache.draws import U64
 from fsar_cache.errors import MissingError
+from heads.base import Role
 from pipeline.model import as_tensor
 from splits.types import Ints, Part
 
@@ -18,12 +21,34 @@ RAM_LIMIT = 2 * 2**30
 """Bytes up to which `load = "auto"` keeps a partition's rows in memory; larger ones are read through memory maps."""
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What some heads consume beside features of frames.
+
+    flow: features of flow pictures [T, D] of the same clips, always of the evaluation view. text: float32 [classes of the partition, D].
+    """
+
+    flow: FeatureSource | None = None
+    text: Tensor | None = None
+
+    def clips(self, part: Part, positions: Ints, role: Role) -> dict[str, Tensor]:
+        """{"flow": [n, T, D]} of the clips at `positions` [n], and of supports {"text": [n, D]}, their own class's; what there is of it."""
+        made = {}
+        if self.flow is not None:
+            made["flow"] = self.flow.fetch(positions, training=False, keys=np.zeros(len(positions), np.uint64))
+        if self.text is not None and role == "support":
+            made["text"] = self.text[torch.from_numpy(part.labels[positions])]
+        return made
+
+
 class FeatureSource(Protocol):
     """Activations at the cut for the clips of one partition.
 
     spec: what the activations are (a model fits sources of one spec only). excluded: ids of clips that can't be had. ahead: how many
-    episodes are worth fetching ahead of their use (0 where fetching is quick).
+    episodes are worth fetching ahead of their use (0 where fetching is quick). beside: what else there is of the clips.
     """
+
+    beside: Beside
 
     @property
     def part(self) -> Part:
@@ -65,8 +90,10 @@ class StoreSource:
         load: Literal["auto", "ram", "mmap"] = "auto",
         extract: str = "fsar-cache extract",
         views: int = 0,
+        beside: Beside | None = None,
     ) -> None:
         self.part = part
+        self.beside = beside or Beside()
         self.spec = store.spec
         self.store = store
         rows = np.stack([store.rows_of(part.ids, view) for view in range(views + 1)])

@@ -7,6 +7,7 @@ import shutil
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from worlds import World, fill, make_world
 
+import pipeline.evaluate
 from cache.spec import FeatureSpec
 from cache.store import open_store
 from extract.config import backbone_of, spec_of
@@ -24,7 +26,7 @@ from heads.otam import Otam
 from heads.published import Rest, to_published
 from pipeline import cli
 from pipeline.assemble import extract_config, workshop
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import encode_clips, evaluate
 from pipeline.evaluating import known_evaluation
 from pipeline.folder import read_config
 from pipeline.model import build_head
@@ -37,6 +39,26 @@ from pipeline.trainer import train
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"), failed=("target-test-1-2",))
+
+
+def test_clips_too_large_to_hold_are_encoded_group_by_group(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = world.recipe("eval.episodes=150", "train.unlabelled=0", head="otam")
+    with workshop(recipe, world.places) as shop:
+        model = shop.model(4).eval()
+        source, sampler, _ = shop.evaluation(recipe.target, recipe.eval.protocol, 3)
+        whole = evaluate(model, source, sampler)
+        held = []
+
+        def counted(model: Any, source: Any, positions: Any, report: Any = None) -> Any:
+            held.append(len(positions))
+            return encode_clips(model, source, positions, report)
+
+        monkeypatch.setattr(pipeline.evaluate, "encode_clips", counted)
+        monkeypatch.setattr(pipeline.evaluate, "CODES_LIMIT", 22 * source.spec.row_bytes)  # 23 clips are drawn in all
+        found = evaluate(model, source, sampler)
+    assert len(held) == 5  # 32 episodes at a time
+    assert found.correct == whole.correct
+    assert found.loss == pytest.approx(whole.loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("head", ["gslta", "otam", "protonet"])
@@ -214,7 +236,7 @@ def test_each_clip_passes_the_tail_once_and_the_head_once_per_role_that_matters(
         model.head.encode = counted_encode  # type: ignore[method-assign]
         source.fetch = counted_fetch  # type: ignore[method-assign]
         found = evaluate(model, source, sampler)
-        assert seen == dict.fromkeys(["fetch", "tail", *roles], 23)
+        assert seen == dict.fromkeys(["fetch", "tail", *roles], 23 + 1)  # one more at first, to see how large codes are
         episodes = sampler.episodes(0, 50)
         codes = [
             {n: c.view(*at.shape, *c.shape[1:]) for n, c in model.encode(_fetched(source, at), role).items()}
