@@ -1,12 +1,15 @@
 """Few-shot heads: one file per method, encode then match; `examples/one_head.py` shows the use of one alone."""
 
 from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, HeadOutput, Task
+from heads.clip_fsar import ClipFsar, ClipFsarConfig
 from heads.gslta import Gslta, GsltaConfig
 from heads.otam import Otam, OtamConfig
 from heads.protonet import ProtoNet, ProtoNetConfig
 
 __all__ = [
     "HEADS",
+    "ClipFsar",
+    "ClipFsarConfig",
     "EpisodeBatch",
     "EpisodeShape",
     "Gslta",

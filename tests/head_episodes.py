@@ -12,6 +12,7 @@ from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Task
 from heads.episodes import encode_clips
 
 SMALL: dict[str, dict[str, Any]] = {
+    "clip_fsar": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0},
     "gslta": {
         "dim": 16,
         "heads": 2,
@@ -37,6 +38,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("otam", {"single_direction": True}),
     ("otam", {"variant": "soft_dtw"}),
     ("otam", {"variant": "soft_dtw", "frame_metric": "squared_euclidean", "gamma": 1.0, "zero_rows": False}),
+    ("clip_fsar", {}),
+    ("clip_fsar", {"merge_before": True, "single_direct": True, "transformer_depth": 2}),
+    ("clip_fsar", {"eval_mode": "combine", "text_exponent": 0.5}),
+    ("clip_fsar", {"eval_mode": "text", "use_classification": False}),
     ("gslta", {}),
     (
         "gslta",
