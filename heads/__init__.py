@@ -5,6 +5,7 @@ from heads.clip_fsar import ClipFsar, ClipFsarConfig
 from heads.gslta import Gslta, GsltaConfig
 from heads.otam import Otam, OtamConfig
 from heads.protonet import ProtoNet, ProtoNetConfig
+from heads.trx import Trx, TrxConfig
 
 __all__ = [
     "HEADS",
@@ -21,4 +22,6 @@ __all__ = [
     "ProtoNet",
     "ProtoNetConfig",
     "Task",
+    "Trx",
+    "TrxConfig",
 ]

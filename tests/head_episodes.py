@@ -12,6 +12,7 @@ from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Task
 from heads.episodes import encode_clips
 
 SMALL: dict[str, dict[str, Any]] = {
+    "trx": {"dim": 16, "seq_len": 5, "trans_linear_out_dim": 12, "trans_dropout": 0.0},
     "clip_fsar": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0},
     "gslta": {
         "dim": 16,
@@ -42,6 +43,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("clip_fsar", {"merge_before": True, "single_direct": True, "transformer_depth": 2}),
     ("clip_fsar", {"eval_mode": "combine", "text_exponent": 0.5}),
     ("clip_fsar", {"eval_mode": "text", "use_classification": False}),
+    ("trx", {}),
+    ("trx", {"temp_set": (4, 1), "loss_reduction": "mean"}),
     ("gslta", {}),
     (
         "gslta",
