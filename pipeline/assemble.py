@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,20 +16,21 @@ import torch
 from cache.spec import FeatureSpec
 from cache.store import open_store, stores_under
 from extract.backbone import Backbone
-from extract.config import ExtractConfig, backbone_of, spec_of, store_path
+from extract.config import backbone_of, spec_of, store_path
 from extract.pool import DecodePool
 from extract.prepare import rows_of
 from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
+from pipeline.beside import Companions, extract_command, extract_config, kinds_beside
 from pipeline.live import LiveSource
 from pipeline.loop import TrainData
 from pipeline.model import Model, build_model
-from pipeline.recipe import Domain, Features, Recipe
-from pipeline.sources import FeatureSource, StoreSource
+from pipeline.recipe import Domain, Recipe
+from pipeline.sources import Beside, FeatureSource, StoreSource
 from pipeline.unseen import require_unseen
 from splits.datasets import open_split
 from splits.episodes import EpisodeSampler
-from splits.types import Part, Protocol, Split
+from splits.types import Ints, Part, Protocol, Split
 from splits.words import listed
 
 
@@ -44,11 +44,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Opened:
-    """A source with the split it is from and the ids that episodes must leave out."""
+    """A source with the split it is from and the ids that episodes must leave out; beside: what decides the other kinds of its clips."""
 
     source: FeatureSource
     split: Split
     exclude: frozenset[str]
+    beside: dict[str, Any]
 
     def identity(self) -> dict[str, Any]:
         """What of the data decides the numbers, as plain data."""
@@ -57,30 +58,8 @@ class Opened:
             "part": self.source.part.name,
             "split": self.split.hash,
             "features": self.source.spec.fingerprint,
+            **self.beside,
         }
-
-
-def extract_command(dataset: str, features: Features) -> str:
-    """The command line that extracts what these features need, whatever recipe they are from."""
-    config = extract_config(features)
-    words = ["fsar-cache", "extract", dataset]
-    for name in ("backbone", "weights", "cut"):
-        words += [f"--{name}", getattr(config, name)]
-    for name in ("frames", "size", "sampling", "transform", "scaling"):
-        words += ["--set", f"features.{name}={getattr(config, name)}"]
-    plain = ExtractConfig()
-    more = [name for name in ("decoder", "dtype", "precision") if getattr(config, name) != getattr(plain, name)]
-    more += ["views", "view_seed", "train_sampling", "train_transform", "flip"] if config.views else []
-    for name in more:
-        words += ["--set", f"features.{name}={getattr(config, name)}"]
-    return shlex.join(words)
-
-
-def extract_config(features: Features) -> ExtractConfig:
-    """The extraction that makes what the recipe's features need; for "video", the one whose pixels live evaluation equals."""
-    names = {f.name for f in dataclasses.fields(ExtractConfig)}
-    values = {f.name: getattr(features, f.name) for f in dataclasses.fields(features) if f.name in names}
-    return ExtractConfig(**{**values, "cut": "frames" if features.cut == "video" else features.cut})
 
 
 class Workshop:
@@ -104,6 +83,7 @@ class Workshop:
             config = extract_config(recipe.features)
             self.backbone = backbone_of(config)
             self.spec = spec_of(config, self.backbone)
+        self._companions = Companions(recipe.features, kinds_beside(recipe), places.stores, self.backbone)
 
     def _named_store(self, dataset: str) -> Path:
         """The store that the recipe names, of one dataset."""
@@ -116,32 +96,38 @@ class Workshop:
         other files or spans than the dataset says now.
         """
         split = open_split(domain.dataset)
-        chosen = split.part(part)
-        views = self.recipe.features.views if training else 0
-        source: FeatureSource
-        if self.recipe.features.cut == "video":
-            source = LiveSource(split, chosen, self.recipe.features, self.spec, self._pool)
-        else:
-            source = self._stored(split, chosen, domain.dataset, views)
+        source = self.source(split, split.part(part), domain.dataset, training=training)
         strange = sorted(set(domain.exclude) - {video.id for p in split.parts.values() for video in p.videos})
         if strange:
             raise MissingError(f"no clip {strange[0]!r} in {domain.dataset}, yet the recipe excludes it")
-        return Opened(source, split, source.excluded | frozenset(domain.exclude))
+        flow = source.beside.flow
+        exclude = source.excluded | (flow.excluded if flow else frozenset()) | frozenset(domain.exclude)
+        return Opened(source, split, exclude, self._companions.identity)
 
-    def _stored(self, split: Split, part: Part, dataset: str, views: int) -> StoreSource:
+    def source(self, split: Split, part: Part, dataset: str, *, training: bool = False) -> FeatureSource:
+        """The source of clips of `split` that make up `part`, its own or one made up of some of its classes; errors as `open` has them."""
+        features = self.recipe.features
+        beside = self._companions.open(split, part, dataset)
+        if features.cut == "video":
+            return LiveSource(split, part, features, self.spec, self._pool, beside)
+        return self._stored(split, part, dataset, features.views if training else 0, beside)
+
+    def _stored(self, split: Split, part: Part, dataset: str, views: int, beside: Beside) -> StoreSource:
         """The stored rows of a partition, of the store that the recipe's settings or its `store` name."""
         features = self.recipe.features
         if features.store is not None:
             store = open_store(self._named_store(dataset))
             self.spec.require_same(store.spec, f"the features of {self.recipe.target.dataset}", f"those of {dataset}")
-            return StoreSource(store, part, extract="fsar-cache store import-features --help", views=views)
+            return StoreSource(
+                store, part, extract="fsar-cache store import-features --help", views=views, beside=beside
+            )
         path = store_path(self._places.stores, split.name, self.spec)
         extract = extract_command(dataset, features)
         self._require_store(path, dataset, extract)
         store = open_store(path)
         config = replace(extract_config(features), views=views)
         store.require_origins(rows_of(replace(split, parts={part.name: part}), config))
-        return StoreSource(store, part, extract=extract, views=views)
+        return StoreSource(store, part, extract=extract, views=views, beside=beside)
 
     def _require_store(self, path: Path, dataset: str, hint: str) -> None:
         if path in stores_under(path.parent):
@@ -235,13 +221,18 @@ def workshop(recipe: Recipe, places: Places) -> Iterator[Workshop]:
 
 
 def fit_normaliser(model: Model, source: FeatureSource, exclude: Collection[str], batch: int = 64) -> None:
-    """Take the model's feature deviations from all source clips that may be drawn; nothing to do for "none"."""
+    """Take the model's deviations of features, and of flow, from all source clips that may be drawn; nothing to do for "none"."""
     if model.normaliser.name == "none":
         return
     usable = np.array([i for i, clip in enumerate(source.part.ids) if clip not in exclude], np.int64)
+    parts = [usable[i : i + batch] for i in range(0, len(usable), batch)]
+
+    def rows(of: FeatureSource, at: Ints) -> torch.Tensor:
+        return of.fetch(at, training=False, keys=np.zeros(len(at), np.uint64)).to(model.device)
+
     model.eval()
     with torch.no_grad():
-        model.normaliser.fit(
-            model.tail(source.fetch(at, training=False, keys=np.zeros(len(at), np.uint64)).to(model.device))
-            for at in (usable[i : i + batch] for i in range(0, len(usable), batch))
-        )
+        model.normaliser.fit(model.tail(rows(source, at)) for at in parts)
+        if model.flow_normaliser is not None and source.beside.flow is not None:
+            flow = source.beside.flow
+            model.flow_normaliser.fit(rows(flow, at) for at in parts)

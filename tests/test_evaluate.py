@@ -25,7 +25,8 @@ from heads.base import Task
 from heads.otam import Otam
 from heads.published import Rest, to_published
 from pipeline import cli
-from pipeline.assemble import extract_config, workshop
+from pipeline.assemble import workshop
+from pipeline.beside import extract_config
 from pipeline.evaluate import encode_clips, evaluate
 from pipeline.evaluating import known_evaluation
 from pipeline.folder import read_config

@@ -17,7 +17,8 @@ from worlds import World
 
 from extract.run import extract
 from fsar_cache import errors
-from pipeline.assemble import Places, extract_config, workshop
+from pipeline.assemble import Places, workshop
+from pipeline.beside import extract_config
 from pipeline.runs import evaluate_run
 from pipeline.trainer import train
 from splits.datasets import open_split

@@ -27,7 +27,8 @@ from extract.config import ExtractConfig, backbone_of, spec_of
 from fsar_cache import errors
 from heads.base import Head
 from pipeline import stages
-from pipeline.assemble import Opened, Workshop, _warn_once, extract_command, extract_config, workshop
+from pipeline.assemble import Opened, Workshop, _warn_once, workshop
+from pipeline.beside import extract_command, extract_config
 from pipeline.checkpoints import load_checkpoint, save_checkpoint
 from pipeline.cli import main
 from pipeline.loop import Training, fetch_episode, in_advance, repeatable, stream

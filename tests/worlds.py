@@ -12,7 +12,8 @@ from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
 from cache.store import create
 from extract.config import backbone_of, spec_of, store_path
-from pipeline.assemble import Places, extract_config
+from pipeline.assemble import Places
+from pipeline.beside import extract_config
 from pipeline.recipe import Recipe, load_recipe
 from splits.datasets import open_split
 
