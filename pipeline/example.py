@@ -12,9 +12,10 @@ from torch import Tensor
 
 from extract.clip import decode_clip, task_of
 from fsar_cache.errors import FsarError
-from heads.base import Role, Task
+from heads.base import Role
 from pipeline.assemble import Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, unpack_model
+from pipeline.evaluate import encode_batch, tasks
 from pipeline.folder import CHECKPOINTS, read_config
 from pipeline.model import Model
 from pipeline.recipe import Domain
@@ -62,12 +63,12 @@ def make_example(shop: Workshop, model: Model, domain: Domain, protocol: Protoco
         with torch.inference_mode():
             support = _encode(model, source, episodes.support, "support")
             query = _encode(model, source, episodes.query, "query")
-            task = Task(protocol.way, torch.from_numpy(episodes.support_labels).to(model.device))
-            logits = model.head.match(support, query, task).logits
+            task = tasks(model.head, source, episodes, protocol.way, seed)
+            logits = model.head.match(support, query, task(slice(None)).to(model.device)).logits
             right = (logits.argmax(-1).cpu().numpy() == episodes.query_labels).reshape(-1)
             at = int(np.argmax(right))
             episode, place = divmod(at, episodes.query.shape[1])
-            one = Task(protocol.way, task.support_labels[episode : episode + 1])
+            one = task(slice(episode, episode + 1)).to(model.device)
             shown = model.head.show(_only(support, episode), _only(query, episode), one)
     finally:
         model.train(was_training)
@@ -80,12 +81,8 @@ def make_example(shop: Workshop, model: Model, domain: Domain, protocol: Protoco
 
 def _encode(model: Model, source: FeatureSource, positions: Ints, role: Role) -> dict[str, Tensor]:
     """Encoded clips {name: [E, clips, ...]} at positions [E, clips]."""
-    flat = positions.ravel()
-    activations = source.fetch(flat, training=False, keys=np.zeros(len(flat), np.uint64))
-    return {
-        n: code.reshape(*positions.shape, *code.shape[1:])
-        for n, code in model.encode(activations.to(model.device), role).items()
-    }
+    codes = encode_batch(model, source, positions.ravel(), (role,))[role]
+    return {name: code.reshape(*positions.shape, *code.shape[1:]) for name, code in codes.items()}
 
 
 def _only(codes: dict[str, Tensor], episode: int) -> dict[str, Tensor]:

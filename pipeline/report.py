@@ -137,7 +137,8 @@ def _header(recipe: Recipe, main: Evaluation) -> dict[str, str]:
         recipe.eval.shot,
     )
     published = recipe.published if own else None
-    mark = (published.value, f"published: {published.where}") if published else None
+    value = published.value if published else None
+    mark = (value, f"published: {published.where}") if published and value is not None else None
     return {
         "heading": f"{escape(recipe.head)} on {escape(_domain(main))} <span class='about'>(run {escape(recipe.name)})</span>",
         "about": escape(recipe.about),
@@ -153,7 +154,7 @@ def _header(recipe: Recipe, main: Evaluation) -> dict[str, str]:
 
 
 def _against(evaluation: Evaluation, published: Published | None) -> str:
-    if published is None:
+    if published is None or published.value is None:
         return '<span class="tag">measured here</span> There is no published number for this experiment.'
     spread = "" if published.interval is None else f" \u00b1 {published.interval:g}"
     note = f" {escape(published.note)}" if published.note else ""
