@@ -27,7 +27,7 @@ demo: $(READY)  ## from nothing to a report: synthetic videos, features, trainin
 synth: $(READY)  ## render the synthetic videos
 	@$(FSAR) synth
 
-extract: $(READY)  ## DATASET=synth [BACKBONE=..] [CUT=..] [WEIGHTS=..] [KIND=flow|text] [PART=1/4] [RECIPE=..]: store features
+extract: $(READY)  ## DATASET=synth [BACKBONE=..] [CUT=..] [WEIGHTS=..] [KIND=flow|flow-features|text] [PART=1/4] [RECIPE=..]: store features
 	@$(FSAR) extract $(call need,DATASET) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(CUT),--cut $(CUT)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(KIND),--kind $(KIND)) $(if $(PART),--part $(PART))
 
 train: $(READY)  ## HEAD=gslta or RECIPE=demo [RUN=name]: train on episodes of cached features

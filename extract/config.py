@@ -20,7 +20,7 @@ from fsar_cache.errors import UsageError
 
 AUTOCAST: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Precision of the backbone's arithmetic -> the dtype of autocast."""
-Kind = Literal["features", "flow", "text"]
+Kind = Literal["features", "flow", "flow-features", "text"]
 LARGEST = 4096
 """Pixels of a side; more is a slip of the pen."""
 
@@ -29,10 +29,10 @@ LARGEST = 4096
 class ExtractConfig:
     """How clips become rows. The first block of settings decides the bytes and is fingerprinted, the second only how they are made.
 
-    kind: activations of the backbone, optical flow of the clip (settings in `flow`), or the text features of the class names put into
-    `prompt`. frames per clip; size: side of the square the transform makes, in pixels; scaling "auto" takes the one that belongs to the
-    weights; dtype "auto" is float32 for pooled features and float16 for tokens and maps (frames are uint8); precision: of the backbone's
-    arithmetic.
+    kind: activations of the backbone, optical flow of the clip (settings in `flow`), what the backbone makes of pictures of that flow, or
+    the text features of the class names put into `prompt`. frames per clip; size: side of the square the transform makes, in pixels;
+    scaling "auto" takes the one that belongs to the weights; dtype "auto" is float32 for pooled features and float16 for tokens and maps
+    (frames are uint8); precision: of the backbone's arithmetic.
 
     views: training views per clip beside the evaluation view, drawn from view_seed by the train_* rules; flip: whether they may be
     mirrored ("auto": where the dataset says that a mirrored clip keeps its class). They are rows, so they are no part of the fingerprint.

@@ -32,7 +32,8 @@ BACKBONE: dict[str, dict[str, Any]] = {
 }
 """Backbone -> settings of its features (cards: gslta, clip_fsar, tamt)."""
 FLOW: dict[str, Any] = {name: _CLIP[name] for name in ("frames", "size", "sampling", "transform")}
-"""Settings of optical flow: the frames and the square that CLIP's tower sees, because that is what consumes it (card: tmal)."""
+"""Settings of optical flow: the frames and the square that CLIP's tower sees, because that is what consumes it (card: tmal). Features of
+flow take those of their backbone, as features of pixels do."""
 TEXT = "clip_vit_b16"
 """The tower of text features."""
 CUTS: dict[str, str] = {

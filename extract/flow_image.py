@@ -7,15 +7,14 @@ Source: the optical-flow card, "From field to a CLIP input"; the wheel is Middle
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from extract.flow_settings import Scale, Style
 from fsar_cache.errors import UsageError, unknown
 
-Style = Literal["wheel", "uvm", "uv"]
-Scale = Literal["fixed", "per_frame_max"]
 REACH = 20 / 224
 """The radius of the scale "fixed", as a share of the picture's shorter side: 20 pixels at 224."""
 ARCS = (15, 6, 4, 11, 13, 6)

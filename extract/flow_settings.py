@@ -1,4 +1,4 @@
-"""What decides an optical-flow store's fields, apart from the frames they are made of. No torch here."""
+"""What decides the fields of an optical-flow store, and the pictures made of them, apart from the frames behind them. No torch here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 Estimator = Literal["dis_medium", "dis_fast", "dis_ultrafast", "farneback", "raft_small", "raft_large"]
 Pair = Literal["next_native", "next_sampled"]
+Style = Literal["wheel", "uvm", "uv"]
+Scale = Literal["fixed", "per_frame_max"]
 
 
 MOST = 10_000
@@ -22,6 +24,7 @@ class FlowSettings:
     (stride is not used). The last frame takes the pair that ends on it where it has no partner.
     size: short side in pixels at which flow is computed; smaller frames are taken as they are, never enlarged.
     raft_updates: refinement steps; raft_weights: "random:SEED", "file:PATH" or "torchvision:NAME" (both are not used by DIS and Farneback).
+    image, image_scale: how features of flow see a field (see `extract.flow_image`); a store of fields is the same whatever they are.
     """
 
     estimator: Estimator = "dis_medium"
@@ -30,9 +33,12 @@ class FlowSettings:
     size: int = 256
     raft_updates: int = 12
     raft_weights: str = "torchvision:default"
+    image: Style = "wheel"
+    image_scale: Scale = "fixed"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("estimator", get_args(Estimator)), ("pair", get_args(Pair))):
+        for name, kind in (("estimator", Estimator), ("pair", Pair), ("image", Style), ("image_scale", Scale)):
+            allowed = get_args(kind)
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("stride", "size", "raft_updates"):

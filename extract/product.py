@@ -27,12 +27,14 @@ class Product(abc.ABC):
     """Made in three steps: a task for a decode process, a step per clip, a step per batch; the last two on one device.
 
     spec: of a row. frames: frames of a clip that its rate is counted in. clip_shape, clip_dtype: of one clip after the step per clip.
-    weights: the name under which they were asked for ("" without); packages: those whose versions are kept with what they made.
+    weights: the name under which they were asked for ("" without); flow_weights: of the flow under a backbone; packages: those whose
+    versions are kept with what they made.
     """
 
     spec: FeatureSpec
     frames: int
     weights: str
+    flow_weights: str = ""
     packages: tuple[str, ...]
     clip_shape: tuple[int, ...]
     clip_dtype: torch.dtype
@@ -113,6 +115,10 @@ def product_of(config: ExtractConfig, split: Split) -> Product:
         from extract.flow_product import FlowProduct
 
         return FlowProduct(config)
+    if config.kind == "flow-features":
+        from extract.flow_features import FlowFeatures
+
+        return FlowFeatures(config, backbone_of(config))
     if config.kind == "text":
         raise UsageError("text features are made of class names, not of clips")
     return FeatureProduct(config, backbone_of(config), split.flips)

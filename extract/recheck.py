@@ -31,7 +31,7 @@ from fsar_cache.errors import UsageError
 from splits.types import Split
 
 Report = Callable[[int, int], None]
-MAKING = ("host", "batch_clips", "weights", "views")
+MAKING = ("host", "batch_clips", "weights", "flow_weights", "views")
 """Fields of a block's provenance that are no difference between machines: names, and settings that are taken over."""
 
 
@@ -99,13 +99,15 @@ def tolerance(spec: FeatureSpec, crossed: bool) -> float:
     pixel in 1000 rounded to its neighbour by the resize): 1e-3 is ten times that. An accelerator resizes in float32, by one grey level
     differently in a few pixels of 100 (bicubic: two): that alone moved pooled features by up to 1e-3, maps and tokens by up to 7e-3,
     where another clip moves them by 0.04 to 1.3: 0.02 lies between. Mixed precision rounds after every step to 8 bits (bfloat16): 0.05.
-    Flow: 0.05 pixels, of the order of its own error on still pictures.
+    Flow: 0.05 pixels, of the order of its own error on still pictures; noise of that size moved features of its pictures by up to 3e-3:
+    5e-3.
     """
     if spec.kind == "frames":
         return 2.0
     if spec.kind == "flow" or "precision" in spec.backbone:
         return 0.05
-    return 2e-2 if crossed else 1e-3
+    same = 5e-3 if spec.kind == "flow-features" else 1e-3
+    return 2e-2 if crossed else same
 
 
 def recheck(

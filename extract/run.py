@@ -185,6 +185,7 @@ def provenance(config: ExtractConfig, product: Product, device: torch.device, cl
         "host": "ray" if config.engine == "ray" else platform.node(),
         "device": machine_type(device),
         "weights": product.weights,
+        **({"flow_weights": product.flow_weights} if product.flow_weights else {}),
         "batch_clips": clips,
     }
 

@@ -14,11 +14,11 @@ from fsar_cache.console import say
 from fsar_cache.errors import MissingError, UsageError, nearest, unknown
 from fsar_cache.settings import build, override
 from pipeline.recipe import Domain, Features, Recipe, load_recipe, recipe_of_head
-from splits.datasets import open_split
+from splits.datasets import open_split, require_known
 
 DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("test", "all")}
 """What is taken where neither the command nor a head's recipe says it."""
-KINDS = ("features", "flow", "text")
+KINDS = ("features", "flow", "flow-features", "text")
 RECIPE = "config.json"
 """The file that makes a folder a run."""
 UNNAMED = ("eval.", "target.part")
@@ -40,6 +40,7 @@ def load(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
 def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
     """The recipe that `load` gives, with partitions that the datasets have; said aloud."""
     made = load(recipe, head, sets)
+    require_known(made.target.dataset)  # before backbones are fetched; a source is opened where there is training
     made = replace(
         made,
         source=with_part(made.source, DEFAULTS["source part"], "source"),
@@ -73,8 +74,13 @@ def settle_features(recipe: str | None, head: str | None, sets: Sequence[str], k
 
 def _kind_words(features: Features, kind: str) -> str:
     f = features
-    if kind == "flow":
-        return f"{f.flow.estimator}, pairs {f.flow.pair}, {f.frames} fields of {f.size} pixels by {f.transform}"
+    if kind in ("flow", "flow-features"):
+        fields = f"{f.flow.estimator}, pairs {f.flow.pair}, {f.frames} fields of {f.size} pixels by {f.transform}"
+        return (
+            fields
+            if kind == "flow"
+            else f"{fields}, as {f.flow.image} pictures through {f.backbone}, weights {f.weights}"
+        )
     if kind == "text":
         return f"{f.backbone}, weights {f.weights}, prompt {f.prompt!r}"
     return f"what fits {f.backbone}: {_words(f)}, by sampling {f.sampling} and transform {f.transform}"

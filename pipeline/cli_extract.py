@@ -29,6 +29,7 @@ EXAMPLES = examples(
     "extract csv:clips.csv --weights timm:resnet18.a1_in1k --dry-run",
     "extract synth --backbone videomae_vit_s --cut block10 --partition train",
     "extract synth --kind flow",
+    "extract synth --kind flow-features --backbone clip_vit_b16",
     "extract synth --kind text --backbone clip_vit_b16",
 )
 
@@ -39,7 +40,7 @@ def extract(
     ],
     recipe: RecipeName = None,
     head: HeadName = None,
-    kind: Annotated[str, typer.Option(help="features, flow or text")] = "features",
+    kind: Annotated[str, typer.Option(help="features, flow, flow-features or text")] = "features",
     backbone: Backbone = None,
     weights: Weights = None,
     cut: Cut = None,
@@ -105,21 +106,23 @@ def extract(
 
 WITHOUT = {
     "flow": ("backbone", "weights", "cut", "views", "dtype", "precision"),
+    "flow-features": ("cut", "views"),
     "text": ("cut", "views", "dtype", "precision"),
 }
 """Kind -> options that say nothing about it."""
+SET_BY = {
+    "flow": "--set features.flow.NAME=VALUE (docs/flow.md)",
+    "flow-features": "--backbone, --weights and --set features.flow.NAME=VALUE (docs/flow.md)",
+    "text": "--backbone, --weights and features.prompt",
+}
+"""Kind -> what says something about it."""
 
 
 def _require_meaning(kind: str, given: dict[str, Any], idle: dict[str, Any]) -> None:
     """Raise UsageError for an option that would change nothing; idle: further options -> whether they are given and do nothing."""
     for name in WITHOUT.get(kind, ()):
         if given[name] is not None:
-            own = (
-                "--set features.flow.NAME=VALUE (docs/flow.md)"
-                if kind == "flow"
-                else "--backbone, --weights and features.prompt"
-            )
-            raise UsageError(f"--{name} has no meaning for {kind}", hint=f"{kind} is set by {own}")
+            raise UsageError(f"--{name} has no meaning for {kind}", hint=f"{kind} is set by {SET_BY[kind]}")
     if idle["ray-address"]:
         raise UsageError("--ray-address has no meaning without --engine ray", hint="add --engine ray")
     if kind == "text" and idle["device"]:

@@ -33,7 +33,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (["--kind", "text", "--device", "cpu"], "made on the CPU", "leave it out"),
         (["--kind", "text", "--dry-run"], "nothing to plan", "leave out --dry-run"),
         (["--ray-address", "1.2.3.4:80"], "--ray-address has no meaning without --engine ray", "--engine ray"),
-        (["--kind", "flwo"], "unknown kind 'flwo'; known: features, flow, text", "did you mean 'flow'?"),
+        (["--kind", "flwo"], "unknown kind 'flwo'; known: features, flow, flow-features, text", "did you mean 'flow'?"),
         (["--engine", "rya"], "engine must be one of local, ray, got 'rya'", ""),
         (["--part", "3/2"], "--part wants I/N", "--part 2/4"),
         (["--set", "features.size=100000"], "size must be at most 4096", ""),
