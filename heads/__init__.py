@@ -2,6 +2,7 @@
 
 from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, HeadOutput, Task
 from heads.clip_fsar import ClipFsar, ClipFsarConfig
+from heads.clip_mdmf import ClipMdmf, ClipMdmfConfig
 from heads.gslta import Gslta, GsltaConfig
 from heads.otam import Otam, OtamConfig
 from heads.protonet import ProtoNet, ProtoNetConfig
@@ -11,6 +12,8 @@ __all__ = [
     "HEADS",
     "ClipFsar",
     "ClipFsarConfig",
+    "ClipMdmf",
+    "ClipMdmfConfig",
     "EpisodeBatch",
     "EpisodeShape",
     "Gslta",

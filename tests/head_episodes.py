@@ -14,6 +14,7 @@ from heads.episodes import encode_clips
 SMALL: dict[str, dict[str, Any]] = {
     "trx": {"dim": 16, "seq_len": 5, "trans_linear_out_dim": 12, "trans_dropout": 0.0},
     "clip_fsar": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0},
+    "clip_mdmf": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0, "tcn_dropout": 0.0},
     "gslta": {
         "dim": 16,
         "heads": 2,
@@ -43,6 +44,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("clip_fsar", {"merge_before": True, "single_direct": True, "transformer_depth": 2}),
     ("clip_fsar", {"eval_mode": "combine", "text_exponent": 0.5}),
     ("clip_fsar", {"eval_mode": "text", "use_classification": False}),
+    ("clip_mdmf", {}),
+    ("clip_mdmf", {"lambdas": (1.0, 0.5, 2.0), "dist_condition": (0, 0), "transformer_depth": 2}),
+    ("clip_mdmf", {"prompt_selection": "argmax", "t_compare_token": "text", "dist_condition": (1, 0)}),
+    ("clip_mdmf", {"dist_condition": (0, 1), "dist_direction": "up2down", "detach_teacher": True}),
+    ("clip_mdmf", {"is_pps": False, "single_direct": True, "use_classification": False, "dist_direction": "down2up"}),
     ("trx", {}),
     ("trx", {"temp_set": (4, 1), "loss_reduction": "mean"}),
     ("gslta", {}),
