@@ -2,180 +2,173 @@
 
     python bench/truth.py runs/ta2n runs/otam             # on synth-target's test clips; --domain far, --json
 
-A run is a folder that `train` or `eval` left. Heads that warp clips in time (TA2N) are scored by the window of each clip that they read,
-against the action's start and duration; heads that align two clips (those whose `show` gives a "path") by where the path takes a frame of
-one clip in another of its class, against the frame's place in the action. All errors in seconds; intervals are percentile bootstraps
-over clips, or over pairs of clips no clip of which is in two pairs.
+A run is a folder that `train` or `eval` left. Heads that warp clips in time (whose codes hold "theta") and heads that show the "path"
+between two clips are scored; what the figures mean is in truth_scores.py.
 
-Letters: n clips or pairs, T frames of a clip (Tq, Ts of a pair), R resamples.
+Letters: n clips or pairs, Tq and Ts frames of a pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
+from truth_scores import Floats, Ints, action_of, disjoint_pairs, score_paths, score_windows, warped
 
-from extract.sampling import SAMPLING
+from fsar_cache import places
+from fsar_cache.canonical import plain
+from fsar_cache.draws import generator
+from heads.base import Role, Task
+from pipeline.assemble import Opened, Places, Workshop, fit_normaliser, workshop
+from pipeline.checkpoints import load_checkpoint, unpack_model
+from pipeline.evaluate import batch_of, encode_batch
+from pipeline.evaluating import is_trained
+from pipeline.folder import read_config
+from pipeline.model import Model
+from pipeline.recipe import Domain
+from pipeline.runs import checkpoint_of
+from splits.synth import read_truth
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Score:
-    """A figure and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Action:
-    """When a clip's action happens and which moments its frames show, in seconds: start, duration, times [T]."""
-
-    start: float
-    duration: float
-    times: Floats
+ROLES: tuple[Role, ...] = ("support", "query")
 
 
-def action_of(line: Mapping[str, Any], rule: str, frames: int) -> Action:
-    """The action of one line of truth.jsonl, seen at `frames` frames that the sampling rule takes."""
-    times = SAMPLING.get(rule)(int(line["frames"]), frames, None) / float(line["fps"])
-    return Action(float(line["start"]), float(line["duration"]), times)
+def codes_of(model: Model, opened: Opened, positions: Ints) -> dict[Role, dict[str, Tensor]]:
+    """Codes {role: {name: [n, ...]}} of the clips at `positions` [n] of the opened partition."""
+    size, roles = batch_of(opened.source), ROLES
+    parts = [
+        encode_batch(model, opened.source, positions[start : start + size], roles)
+        for start in range(0, len(positions), size)
+    ]
+    return {role: {name: torch.cat([part[role][name] for part in parts]) for name in parts[0][role]} for role in roles}
 
 
-def bootstrap(count: int, statistic: Callable[[Ints], float], rng: np.random.Generator) -> Score:
-    """`statistic` of all of `count` things, with the percentile interval over resamples of them (it gets their numbers [count])."""
-    again = [statistic(rng.integers(0, count, count)) for _ in range(RESAMPLES)]
-    low, high = np.nanquantile(again, (0.025, 0.975))
-    return Score(statistic(np.arange(count)), float(low), float(high))
+def paths_of(
+    model: Model, opened: Opened, positions: Ints, codes: dict[Role, dict[str, Tensor]], pairs: Ints
+) -> list[Floats]:
+    """The path [Tq, Ts] that the head shows for each pair [n, 2] (query, support: numbers of `positions`), 1-way 1-shot; [] where none."""
+    text, labels = opened.source.beside.text, opened.source.part.labels[positions]
+    made: list[Floats] = []
+    for query, support in pairs.tolist():
+        known = None if text is None else text[labels[support]].view(1, 1, -1)
+        task = Task(1, torch.zeros(1, 1, dtype=torch.int64), {}, known).to(model.device)
+        s, q = (
+            {name: code[at][None, None] for name, code in codes[role].items()}
+            for role, at in zip(ROLES, (support, query), strict=True)
+        )
+        shown = model.head.show(s, q, task)
+        if "path" not in shown:
+            return []
+        made.append(shown["path"][0, 0].double().cpu().numpy())
+    return made
 
 
-def mean_score(values: Floats, rng: np.random.Generator) -> Score:
-    """The mean of [n]."""
-    return bootstrap(len(values), lambda at: float(values[at].mean()), rng)
+def score_model(model: Model, opened: Opened, folder: Path, rule: str) -> dict[str, Any]:
+    """What of warps and paths the model has, scored on all clips of the opened partition: {"windows": ..., "paths": ...}.
 
-
-def correlation(a: Floats, b: Floats) -> float:
-    """Pearson's; 0 where one of the two doesn't vary, as a constant predicts nothing."""
-    a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / size) if size > 1e-12 else 0.0
-
-
-def window_seconds(theta: Floats, times: Floats) -> tuple[Floats, Floats]:
-    """Begin and end [n] in seconds of what warps read: theta [n, 2] = (a, b) reads from b - |a| to b + |a|; times [n, T].
-
-    -1 and 1 are the first and the last frame, so a window may reach beyond the clip's frames; a < 0 reads it backwards.
+    folder: of the domain's videos and truth; rule: how the frames of the features were chosen. Frames that a head warps are where it reads
+    them, so its paths are scored by these moments.
     """
-    first, last = times[:, 0], times[:, -1]
-    middle, half = (first + last) / 2, (last - first) / 2
-    a, b = np.abs(theta[:, 0]), theta[:, 1]
-    return middle + half * (b - a), middle + half * (b + a)
-
-
-def overlap(begin: Floats, end: Floats, start: Floats, stop: Floats) -> Floats:
-    """Intersection over union [n] of the spans begin..end and start..stop."""
-    shared = np.maximum(0.0, np.minimum(end, stop) - np.maximum(begin, start))
-    whole = (end - begin) + (stop - start) - shared
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-
-
-def score_windows(theta: Floats, actions: Sequence[Action], rng: np.random.Generator) -> dict[str, Any]:
-    """Windows of `theta` [n, 2] against the actions, beside two baselines that are the same for every clip.
-
-    By name ("head"; "whole clip": every frame; "centred": in the middle, as long as the mean action): "centre" and "width", mean
-    absolute errors in seconds, and "overlap" with the action. For the head also "centre correlation" (of the window's and the action's
-    distance from the clip's middle), "width correlation", and "backwards", the share of windows with a < 0.
-    """
-    times = np.stack([action.times for action in actions])
-    start = np.array([action.start for action in actions])
-    length = np.array([action.duration for action in actions])
-    middle, half = (times[:, 0] + times[:, -1]) / 2, (times[:, -1] - times[:, 0]) / 2
-    usual = length.mean() / 2
-    windows = {
-        "head": window_seconds(theta, times),
-        "whole clip": (middle - half, middle + half),
-        "centred": (middle - usual, middle + usual),
-    }
-    found: dict[str, Any] = {}
-    for name, (begin, end) in windows.items():
-        found[name] = {
-            "centre": mean_score(np.abs((begin + end) / 2 - start - length / 2), rng),
-            "width": mean_score(np.abs(end - begin - length), rng),
-            "overlap": mean_score(overlap(begin, end, start, start + length), rng),
-        }
-    begin, end = windows["head"]
-    moved, truly = (begin + end) / 2 - middle, start + length / 2 - middle
-    found["head"] |= {
-        "centre correlation": bootstrap(len(theta), lambda at: correlation(moved[at], truly[at]), rng),
-        "width correlation": bootstrap(len(theta), lambda at: correlation((end - begin)[at], length[at]), rng),
-        "backwards": float((theta[:, 0] < 0).mean()),
-    }
+    lines = {line["id"]: line for line in read_truth(folder)}
+    part = opened.source.part
+    kept = np.array([i for i, clip in enumerate(part.ids) if clip not in opened.exclude])
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            codes = codes_of(model, opened, kept)
+            pairs = disjoint_pairs(part.labels[kept], generator("truth pairs", part.name))
+            paths = paths_of(model, opened, kept, codes, pairs)
+    finally:
+        model.train(was_training)
+    frames = model.head.needs.kinds["features"][0] or opened.source.spec.shape[0]
+    actions = [action_of(lines[part.ids[i]], rule, frames) for i in kept.tolist()]
+    found, rng = {}, generator("truth resamples", part.name)
+    if "theta" in codes["query"]:
+        theta = codes["query"]["theta"].double().cpu().numpy()
+        found["windows"] = score_windows(theta, actions, rng)
+        actions = [warped(action, row) for action, row in zip(actions, theta, strict=True)]
+    if paths:
+        queries, supports = ([actions[i] for i in pairs[:, side].tolist()] for side in (0, 1))
+        found["paths"] = score_paths(paths, queries, supports, rng)
     return found
 
 
-def path_times(path: Floats, times: Floats) -> Floats:
-    """Where a path [Tq, Ts] takes each row: the mean of the columns' times [Ts] under the row's weights; NaN for a row without any."""
-    weight = path.sum(1)
-    return np.divide(path @ times, weight, out=np.full(len(path), np.nan), where=weight > 0)
+def model_of(shop: Workshop, run: Path) -> Model:
+    """The model of a run as its checkpoint has it, or, of a head that needs no training, with the source's deviations."""
+    model = shop.model(classes=1)
+    if is_trained(run):
+        path = checkpoint_of(run)
+        unpack_model(load_checkpoint(path), model, str(path))
+    else:
+        source = shop.open(shop.recipe.source, shop.recipe.source.part)
+        fit_normaliser(model, source.source, source.exclude)
+    return model
 
 
-def true_times(query: Action, support: Action) -> Floats:
-    """The moment [Tq] of the support clip that shows the same phase of the action as each query frame; NaN before and after the action."""
-    phase = (query.times - query.start) / query.duration
-    inside = (phase > 0) & (phase < 1)
-    return np.where(inside, support.start + phase * support.duration, np.nan)
+def merged(scores: Sequence[Mapping[str, Any]]) -> str:
+    """Scores of several training seeds as "value [low, high]": the mean value, and the mean ends of the intervals over clips."""
+    value, low, high = (float(np.mean([score[key] for score in scores])) for key in ("value", "low", "high"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def pair_columns(path: Floats, query: Action, support: Action) -> Floats:
-    """One row per query frame within the action, [m, 5]: where truth, path, identity, nothing and the nearest frame take it, in seconds.
-
-    identity: the frame of the same number (Tq = Ts); nothing: the middle of the support's frames; nearest frame: to the truth, the
-    least error that a path of one frame per frame could have.
-    """
-    truth = true_times(query, support)
-    near = support.times[np.abs(np.nan_to_num(truth)[:, None] - support.times).argmin(1)]
-    still = np.full(len(truth), support.times.mean())
-    columns = np.stack([truth, path_times(path, support.times), support.times, still, near], 1)
-    return columns[np.isfinite(truth)]
-
-
-def score_paths(
-    paths: Sequence[Floats], queries: Sequence[Action], supports: Sequence[Action], rng: np.random.Generator
-) -> dict[str, Any]:
-    """Paths [T, T] between two clips of one class, query frames along rows, scored in both directions (n pairs, none with a common clip).
-
-    By name ("head", "identity", "middle", "nearest frame"): the mean absolute error in seconds over a pair's frames within the action,
-    mean over pairs. "shift correlation": of the path's and the truth's distance from identity, over all frames, pairs resampled.
-    """
-    each = []
-    for path, query, support in zip(paths, queries, supports, strict=True):
-        found = np.concatenate([pair_columns(path, query, support), pair_columns(path.T, support, query)])
-        each.append(found[np.isfinite(found).all(1)])
-    if any(not len(rows) for rows in each):
-        raise ValueError("a pair has no frame within the action that its path covers")
-    error = np.stack([np.abs(rows[:, 1:] - rows[:, :1]).mean(0) for rows in each])
-    names = ("head", "identity", "middle", "nearest frame")
-    made: dict[str, Any] = {name: mean_score(error[:, i], rng) for i, name in enumerate(names)}
-
-    def shift(at: Ints) -> float:
-        rows = np.concatenate([each[i] for i in at])
-        return correlation(rows[:, 1] - rows[:, 2], rows[:, 0] - rows[:, 2])
-
-    return made | {"shift correlation": bootstrap(len(each), shift, rng)}
+PATHS = ("head", "identity", "middle", "nearest frame", "shift", "shift of middle")
+WINDOWS = (
+    *(
+        ("head", "centre"),
+        ("whole clip", "centre"),
+        ("head", "overlap"),
+        ("whole clip", "overlap"),
+        ("centred", "overlap"),
+    ),
+    *(("head", "centre correlation"), ("head", "width correlation")),
+)
 
 
-def disjoint_pairs(labels: Ints, rng: np.random.Generator) -> Ints:
-    """Pairs [n, 2] of clips with the same label, drawn so that no clip is in two of them; an odd one is left over."""
-    made = []
-    for label in np.unique(labels):
-        mine = rng.permutation(np.flatnonzero(labels == label))
-        made.append(mine[: len(mine) // 2 * 2].reshape(-1, 2))
-    return np.concatenate(made)
+def tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """{title: (head of the table, lines)} from {row: [per seed {domain: score_model's as plain data}]}."""
+    paths, windows = [], []
+    for name, seeds in found.items():
+        for domain in seeds[0]:
+            here = [seed[domain] for seed in seeds]
+            if "paths" in here[0]:
+                paths.append([name, domain, *(merged([h["paths"][key] for h in here]) for key in PATHS)])
+            if "windows" in here[0]:
+                windows.append([name, domain, *(merged([h["windows"][a][b] for h in here]) for a, b in WINDOWS)])
+    heads = {"paths": ["head", "domain", *PATHS], "windows": ["head", "domain", *(f"{b}, {a}" for a, b in WINDOWS)]}
+    made = {
+        "alignment paths: error in seconds, and correlation of shifts": (heads["paths"], paths),
+        "time warps": (heads["windows"], windows),
+    }
+    return {title: table for title, table in made.items() if table[1]}
+
+
+def main() -> None:
+    """Score and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("--domain", default="target", choices=("source", "target", "far"))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    given = parser.parse_args()
+    found = {}
+    for run in given.runs:
+        recipe = read_config(run)
+        with workshop(recipe, Places(places.stores())) as shop:
+            opened = shop.open(Domain(f"synth-{given.domain}", "test"), "test")
+            folder = places.videos() / "synth" / given.domain
+            scores = plain(score_model(model_of(shop, run), opened, folder, recipe.features.sampling))
+        found[run.name] = [{given.domain: scores}]
+    if given.json:
+        print(json.dumps({name: seeds[0] for name, seeds in found.items()}, indent=1))
+        return
+    for title, (head, lines) in tables(found).items():
+        print(title, *(" | ".join(line) for line in [head, *lines]), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

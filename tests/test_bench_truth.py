@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
-import truth
-from truth import Action
+import truth_scores as truth
+from truth_scores import Action
 
 T = 8
 
@@ -127,10 +127,11 @@ def test_paths_with_the_right_shift_score_above_identity_and_identity_scores_as_
     paths = [perfect_path(q, s) + perfect_path(s, q).T for q, s in zip(queries, supports, strict=True)]
     found = truth.score_paths(paths, queries, supports, rng())
     assert found["head"].high < found["identity"].low
-    assert found["shift correlation"].low > 0.8
+    assert found["shift"].low > 0.8
+    assert found["shift of middle"].high < found["shift"].low
     same = truth.score_paths([np.eye(T)] * 40, queries, supports, rng())
     assert same["head"].value == pytest.approx(same["identity"].value)
-    assert same["shift correlation"].value == 0
+    assert same["shift"].value == 0
 
 
 def test_paths_of_shuffled_pairs_correlate_with_nothing():
@@ -139,7 +140,7 @@ def test_paths_of_shuffled_pairs_correlate_with_nothing():
     wrong = [perfect_path(a, b) + perfect_path(b, a).T for a, b in zip(others, reversed(others), strict=True)]
     found = truth.score_paths(wrong, queries, supports, rng())
     assert found["head"].low > found["identity"].value
-    assert found["shift correlation"].low < 0.15
+    assert found["shift"].low < 0.15
 
 
 def test_a_pair_whose_path_covers_nothing_is_refused():
@@ -163,3 +164,18 @@ def test_pairs_are_disjoint_and_of_one_class():
     assert len(made) == 6
     assert len(np.unique(made)) == 12
     assert (labels[made[:, 0]] == labels[made[:, 1]]).all()
+
+
+def test_a_path_that_knows_nothing_scores_as_the_middle():
+    queries, supports = pairs(40)
+    found = truth.score_paths([np.ones((T, T))] * 40, queries, supports, rng())
+    assert found["head"].value == pytest.approx(found["middle"].value)
+    assert found["shift"].value == pytest.approx(found["shift of middle"].value)
+
+
+def test_a_warped_clip_shows_the_moments_that_the_warp_reads():
+    action = Action(0.3, 1.0, np.linspace(0.0, 2.0, 5))
+    assert truth.warped(action, np.array([0.5, 0.25])).times.tolist() == [0.75, 1.0, 1.25, 1.5, 1.75]
+    assert truth.warped(action, np.array([-1.0, 0.0])).times.tolist() == [2.0, 1.5, 1.0, 0.5, 0.0]
+    begin, end = truth.window_seconds(np.array([[0.5, 0.25]]), action.times[None])
+    assert (begin[0], end[0]) == (0.75, 1.75)
