@@ -107,6 +107,7 @@ class Block(SlottedBlock):
 
     The slot "beside_mlp" gets the normalised tokens n and gives a branch of the same shape, which is added (TAMT's adapter). `drop_path` is
     the probability that training drops a branch of a clip whole, drawn for each branch and clip; a kept one is divided by 1 - drop_path.
+    An adapter may bring the probability for its block, as `drop_path` of its own.
     """
 
     slot_names: ClassVar[tuple[str, ...]] = ("beside_mlp",)
@@ -127,9 +128,10 @@ class Block(SlottedBlock):
         return out
 
     def _kept(self, branch: Tensor) -> Tensor:
-        if not self.training or self.drop_path == 0.0:
+        rate = max([self.drop_path, *(float(getattr(adapter, "drop_path", 0.0)) for adapter in self.adapters.values())])
+        if not self.training or rate == 0.0:
             return branch
-        keep = 1 - self.drop_path
+        keep = 1 - rate
         return branch * branch.new_empty(len(branch), 1, 1, 1).bernoulli_(keep).div_(keep)
 
 

@@ -4,12 +4,16 @@ from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, HeadOutput, Task
 from heads.clip_fsar import ClipFsar, ClipFsarConfig
 from heads.clip_mdmf import ClipMdmf, ClipMdmfConfig
 from heads.gslta import Gslta, GsltaConfig
+from heads.moments import BdcPooling, CovariancePooling
 from heads.otam import Otam, OtamConfig
 from heads.protonet import ProtoNet, ProtoNetConfig
+from heads.tamt import Tamt, TamtConfig
 from heads.trx import Trx, TrxConfig
 
 __all__ = [
     "HEADS",
+    "BdcPooling",
+    "CovariancePooling",
     "ClipFsar",
     "ClipFsarConfig",
     "ClipMdmf",
@@ -24,6 +28,8 @@ __all__ = [
     "OtamConfig",
     "ProtoNet",
     "ProtoNetConfig",
+    "Tamt",
+    "TamtConfig",
     "Task",
     "Trx",
     "TrxConfig",

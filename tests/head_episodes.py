@@ -12,6 +12,7 @@ from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Task
 from heads.episodes import encode_clips
 
 SMALL: dict[str, dict[str, Any]] = {
+    "tamt": {"dim": 16, "steps": 5, "covariance_groups": 5, "reduce_dims": (12, 8)},
     "trx": {"dim": 16, "seq_len": 5, "trans_linear_out_dim": 12, "trans_dropout": 0.0},
     "clip_fsar": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0},
     "clip_mdmf": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0, "tcn_dropout": 0.0},
@@ -51,6 +52,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("clip_mdmf", {"is_pps": False, "single_direct": True, "use_classification": False, "dist_direction": "down2up"}),
     ("trx", {}),
     ("trx", {"temp_set": (4, 1), "loss_reduction": "mean"}),
+    ("tamt", {}),
+    ("tamt", {"metric": "inner_product", "global_temporal_layout": "aligned", "newton_schulz_backward": "autograd"}),
+    ("tamt", {"second_moment": "bdc", "covariance_groups": 1, "metric": "neg_sq_l2", "tasks_per_batch": 4}),
     ("gslta", {}),
     (
         "gslta",

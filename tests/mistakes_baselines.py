@@ -1,4 +1,4 @@
-"""Mistakes that the golden cases of ProtoNet, OTAM, GSLTA and TAMT's backbone notice: in the code, and in a setting."""
+"""Mistakes that the golden cases of ProtoNet, OTAM and GSLTA notice: in the code, and in a setting."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from torch.nn import functional as F
 import heads.gslta
 import heads.otam
 import heads.protonet
-from extract import videomae
-from extract.videomae import Mlp, positions
 from heads.transformer import Block
 
 
@@ -53,21 +51,6 @@ class DetachedFunctional:
         return getattr(F, name)
 
 
-def same_at_every_step(count: int, width: int, device: torch.device) -> Tensor:
-    return positions(count, width, device)[torch.arange(count) % (count // 8)]
-
-
-def tanh_mlp(self: Mlp, tokens: Tensor) -> Tensor:
-    narrowed: Tensor = self.fc2(F.gelu(self.fc1(tokens), approximate="tanh"))
-    return narrowed
-
-
-def adapter_given_what_the_mlp_made(self: videomae.Block, tokens: Tensor) -> Tensor:
-    tokens = tokens + self.attn(self.norm1(tokens))
-    made = self.mlp(self.norm2(tokens))
-    return tokens + (made + self.through("beside_mlp", made) if self.adapters else made)
-
-
 def median_class(support: Tensor, average: Tensor) -> Tensor:
     member = (average > 0).transpose(1, 2)
     return torch.stack(
@@ -87,12 +70,6 @@ MISTAKES: dict[str, tuple[str, Any, str, Any]] = {
     "medians as prototypes": ("gslta/eval_5way_5shot", heads.gslta, "class_means", median_class),
     "P without gradient": ("gslta/train_sfme", heads.gslta, "F", DetachedFunctional()),
     "a teacher that stays": ("gslta/train_sfme", heads.gslta.Gslta, "after_forward", lambda self, step: None),
-    "positions of a picture, not of a clip": ("tamt/eval_112_2w1s1q", videomae, "positions", same_at_every_step),
-    "another GELU": ("tamt/eval_112_2w1s1q", Mlp, "forward", tanh_mlp),
-    "an adapter behind the MLP": (
-        *("tamt/tokens_eval_112_2w2s1q", videomae.Block, "forward"),
-        adapter_given_what_the_mlp_made,
-    ),
     "no mixing": ("gslta/train_sfme", heads.gslta.Gslta, "_mixes", lambda self, step: False),
 }
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from golden.golden import Case, load, mismatch
 from parity_models import Values
 from parity_runners import RUNNERS
-from parity_tamt import PARTIAL
 
 from fsar_cache.errors import FsarError, MissingError, UsageError, unknown
 
@@ -69,15 +67,9 @@ def answers(case: Case) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy() for name, value in picked.items() if value is not None}
 
 
-def compared(case: Case) -> Case:
-    """The case with only the outputs that are given for its method so far: all of them but for a backbone without its head."""
-    ours = PARTIAL.get(case.method, tuple(case.outputs))
-    return replace(case, outputs={name: value for name, value in case.outputs.items() if name in ours})
-
-
 def ratios(folder: Path) -> dict[str, float]:
     """The worst ratio of each expected output of the case in `folder`; inf where it is missing, not finite or of another shape."""
-    case = compared(load(folder))
+    case = load(folder)
     return mismatch(case, answers(case))
 
 
@@ -91,8 +83,7 @@ def judge(folder: Path) -> int:
     """Print the lines of one case; returns 0, 3 if it can't be read, 4 if it can't be run or an output is off."""
     name = f"{folder.parent.name}/{folder.name}"
     try:
-        whole = load(folder)
-        case = compared(whole)
+        case = load(folder)
     except Exception as error:  # noqa: BLE001 - a damaged case can fail in any way, and must not stop the others
         print(f"{name}  ERROR  unreadable: {failure(error)}")
         return 3
@@ -103,8 +94,6 @@ def judge(folder: Path) -> int:
         return 4
     for output, ratio in table.items():
         print(f"{name}  {output}  {ratio:.3g}  {'ok' if ratio <= 1 else 'FAIL'}")
-    if left := [output for output in whole.outputs if output not in case.outputs]:
-        print(f"{name}  left to the head: {', '.join(left)}")
     if not table:
         print(f"{name}  ERROR  no expected outputs")
     return 0 if table and all(ratio <= 1 for ratio in table.values()) else 4

@@ -1,11 +1,14 @@
-"""Golden cases of TAMT as far as the backbone goes: tokens entering block 10 and leaving block 11.
+"""Golden cases of TAMT: from pixels, or from the tokens that enter block 10, to scores, loss, gradients and running statistics.
 
-TAMT's adapter stands here, in its plain form, because a backbone has only the slot for it; everything behind block 11 is the head's.
+The backbone, its adapters and the head get a case's weights as a published checkpoint gives them.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,49 +18,50 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case
+from parity_models import Values, gradients, tensors
 
 from extract.backbone import Backbone, build_backbone
 from extract.videomae import trunk
-from extract.videomae_weights import published
 from extract.weights import load_strictly
+from heads import moments
+from heads.base import EpisodeBatch, HeadOutput, Task
+from heads.published import load_published
+from heads.tamt import Tamt, TamtConfig
 
-OURS = ("tokens10_slice", "tokens10_norm", "tokens12_slice")
-"""Outputs that a backbone and its adapters give."""
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+AS_THEY_ARE = ("covariance_groups", "newton_schulz_iterations", "global_temporal_layout", "metric")
+"""Config entries of a case that are the head's settings of the same name."""
 
 
-class Taa(nn.Module):
-    """TAMT's adapter: from the mean over places of each step a scale and a shift per step and channel; [B, 8, h*w, C] to the same."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        reduce = nn.Conv1d(width, width // 4, 3, padding=1, bias=False)
-        self.L = nn.Sequential(reduce, nn.BatchNorm1d(width // 4), nn.ReLU())
-        self.L2 = nn.Sequential(nn.Conv1d(width // 4, width, 1, bias=False), nn.Sigmoid())
-        self.L3 = nn.Sequential(nn.Conv1d(width // 4, width, 1, bias=False))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        reduced = self.L(tokens.mean(2).transpose(1, 2))
-        scale, shift = (made.transpose(1, 2)[:, :, None] for made in (self.L2(reduced), self.L3(reduced)))
-        return tokens * scale + 0.1 * shift
+@lru_cache
+def blank() -> Backbone:
+    """Drawn once, to be copied."""
+    return build_backbone("videomae_vit_s", "random:0")
 
 
-def backbone_of(case: Case) -> Backbone:
-    """The case's backbone with its adapters and drawn weights; cases from tokens have weights from block 10 on only."""
-    backbone = build_backbone("videomae_vit_s", "random:0")
-    weights = {key: torch.from_numpy(array) for key, array in case.weights.items()}
+def build(case: Case) -> tuple[Tamt, dict[str, nn.Module], Backbone]:
+    """The case's head, its adapters by slot, and the backbone that holds them, with the drawn weights, in the case's mode of batch norms.
+
+    Cases from tokens have weights from block 10 on only; the blocks before it are left as they were drawn.
+    """
+    config = case.config
+    settings = {name: config[name] for name in AS_THEY_ARE if name in config}
+    blocks, rate = tuple(config["adapter_blocks"]), config["drop_path"]
+    head = Tamt(TamtConfig(dim=config["embed_dim"], adapter_blocks=blocks, adapter_drop_path=rate, **settings))
+    backbone = copy.deepcopy(blank())
+    given = tensors(case.weights)
+    rest = dict(load_published(head, given, str(case.path)).backbone)
+    adapters = head.adapters(backbone.slots)
+    inside = {published: name for name, published in head.published_adapters().items()}
+    own = {inside[f"feature.{key}"]: rest.pop(key) for key in list(rest) if f"feature.{key}" in inside}
+    for slot, adapter in adapters.items():
+        parts = {name.removeprefix(f"{slot}."): value for name, value in own.items() if name.startswith(f"{slot}.")}
+        adapter.load_state_dict(parts, strict=True)
     net = trunk(backbone)
-    start = {} if case.config["kind"] == "full" else net.state_dict()
-    load_strictly(net, start | published(weights), str(case.path))
-    adapters = {}
-    for i in case.config["adapter_blocks"]:
-        prefix = f"feature.blocks.{i}.tam."
-        own = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
-        adapters[f"block{i}.beside_mlp"] = Taa(384)
-        used = {key: tensor for key, tensor in own.items() if not key.startswith("G.")}  # a part that nothing reads
-        adapters[f"block{i}.beside_mlp"].load_state_dict(used, strict=True)
-    backbone.insert(adapters)
-    return backbone.train(case.mode == "train")
+    load_strictly(net, (net.state_dict() if config["kind"] == "from_tokens" else {}) | rest, str(case.path))
+    backbone.requires_grad_(False).insert(adapters)
+    training = config["batch_norm"] == "batch"
+    return head.train(training), adapters, backbone.train(training)
 
 
 def frames(case: Case) -> Tensor:
@@ -81,27 +85,103 @@ def drawn_tokens(case: Case) -> Tensor:
     return torch.from_numpy(tokens.astype(np.float16).astype(np.float32)).unflatten(1, (8, -1))
 
 
-def run_tamt(case: Case) -> dict[str, Tensor]:
-    """What the backbone gives of the case's outputs."""
-    backbone = backbone_of(case)
-    first = backbone.cuts["block10"]
-    with torch.no_grad():
-        if case.config["kind"] == "full":
-            at10 = frames(case)
-            for stage in backbone.stages[1:first]:
-                at10 = stage(at10)
-        else:
-            at10 = drawn_tokens(case)
-        at12 = at10
-        for stage in backbone.stages[first : backbone.cuts["block12"]]:
-            at12 = stage(at12)
+def entering_block10(case: Case, backbone: Backbone) -> Tensor:
+    if case.config["kind"] == "from_tokens":
+        return drawn_tokens(case)
+    x = frames(case)
+    for stage in backbone.stages[1 : backbone.cuts["block10"]]:
+        x = stage(x)
+    return x
+
+
+def watched(head: Tamt) -> Values:
+    """What will stand here after the head has run: x1, y, the covariances, their roots, x2 and z, clips in the order they came in."""
+    seen: Values = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+            seen[name] = made
+
+        return hook
+
+    for name, part in (("x1", head.first_norm), ("y", head.second_norm), ("x2", head.elstc.project)):
+        part.register_forward_hook(keep(name))
+    root, moments_of = head.elstc.pool.matrix, head._moments
+
+    def matrix(maps: Tensor) -> Tensor:
+        seen["cov"], seen["sqrtm"] = moments.covariance(maps), root(maps)
+        return seen["sqrtm"]
+
+    def both(tokens: Tensor) -> Tensor:
+        seen["z"] = moments_of(tokens)
+        return seen["z"]
+
+    head.elstc.pool.matrix, head._moments = matrix, both  # type: ignore[method-assign]
+    return seen
+
+
+def episode(case: Case, tokens: Tensor) -> tuple[EpisodeBatch, Tensor]:
+    """One episode of clips laid out (way, shots then queries), and the case's place of each clip of it, supports first."""
+    ways, shots, queries = (case.config[name] for name in ("ways", "shots", "queries"))
+    place = torch.arange(len(tokens)).view(ways, shots + queries)
+    s, q = place[:, :shots].flatten(), place[:, shots:].flatten()
+    labels = torch.arange(ways).repeat_interleave(shots)[None], torch.arange(ways).repeat_interleave(queries)[None]
+    clips = {"features": tokens[s][None]}, {"features": tokens[q][None]}
+    return EpisodeBatch(Task(ways, labels[0]), *clips, labels[1], *labels), torch.cat([s, q])
+
+
+def run_tamt(case: Case) -> Values:
+    """Every output of a case, clips in its order; gradients are of 1000 times the loss."""
+    head, adapters, backbone = build(case)
+    seen = watched(head)
+    with torch.set_grad_enabled("gradients" in case.config):
+        at10 = entering_block10(case, backbone)
+        at12 = backbone.tail_of("block10", "block12")(at10)
+        batch, place = episode(case, at12)
+        out = head(batch, 1)
+    back = place.argsort()
+    groups = head.config.covariance_groups
+    seen |= {name: seen[name].unflatten(0, (-1, groups)) for name in ("cov", "sqrtm")}
+    seen = {name: value[back] for name, value in seen.items()}
     every = at10[0, ..., 0].numel() // 14
-    return {
-        "tokens10_slice": at10.flatten(1, 2)[:, ::every, ::32],
+    values = {
+        **{f"tokens{i}_slice": x.flatten(1, 2)[:, ::every, ::32] for i, x in ((10, at10), (12, at12))},
         "tokens10_norm": at10.flatten(2).norm(dim=-1),
-        "tokens12_slice": at12.flatten(1, 2)[:, ::every, ::32],
+        "x1": seen["x1"],
+        "y_slice": seen["y"].flatten(1, 2)[:, ::every, ::32],
+        "y_norm": seen["y"].flatten(2).norm(dim=-1),
+        "cov_slice": seen["cov"].flatten(0, 1)[:, ::16, ::16],
+        "sqrtm_slice": seen["sqrtm"].flatten(0, 1)[:, ::16, ::16],
+        "sqrtm_norm": seen["sqrtm"].flatten(0, 1).norm(dim=(1, 2)),
+        "x2": seen["x2"],
+        "z": seen["z"].unflatten(0, (batch.task.way, -1)),
+        "scores": out.logits[0],
+        "loss": out.loss,
     }
+    return values | learnt(case, head, adapters, out)
+
+
+def learnt(case: Case, head: Tamt, adapters: dict[str, nn.Module], out: HeadOutput) -> Values:
+    """Gradients by published key, sliced as the case says, their norms, and the running statistics after the step."""
+    published = head.published_layout().names | head.published_adapters()
+    held = {**dict(head.named_parameters()), **dict(head.named_buffers())}
+    for slot, adapter in adapters.items():
+        own = {**dict(adapter.named_parameters()), **dict(adapter.named_buffers())}
+        held |= {f"{slot}.{name}": tensor for name, tensor in own.items()}
+    given = {published[name]: tensor for name, tensor in held.items()}
+    weights = {key: tensor for key, tensor in given.items() if isinstance(tensor, nn.Parameter)}
+    buffers = {f"buffer/{key}": tensor for key, tensor in given.items() if key not in weights}
+    if "gradients" not in case.config:
+        return buffers
+    whole = gradients(1000 * out.loss, weights, "")
+    slices = case.config["gradients"]["slices"]
+    values = {f"grad/{key}": grad[part(slices.get(key, ["all"]))] for key, grad in whole.items()}
+    return buffers | values | {f"grad_norm/{key}": grad.norm() for key, grad in whole.items()}
+
+
+def part(texts: list[str]) -> tuple[slice, ...]:
+    """The slices that texts such as "0:96:8" and "all" mean, of the first axes."""
+    return tuple(slice(*(int(n) for n in text.split(":"))) if text != "all" else slice(None) for text in texts)
 
 
 RUNNERS = {"tamt": run_tamt}
-PARTIAL = {"tamt": OURS}
