@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
 
+from fsar_cache.console import say
+from fsar_cache.errors import unknown
 from pipeline.cli_common import AsJson, examples, print_json
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
 
 CUTS = {
     "video": "nothing is stored; decode and everything after it run live, with fresh views in training",
@@ -62,12 +69,53 @@ def datasets(as_json: AsJson = False) -> None:
     _print(dict(known_datasets()), as_json)
 
 
-@app.command(epilog=examples("list recipes", "list recipes --json"))
-def recipes(as_json: AsJson = False) -> None:
-    """Complete experiments that come with fsar-cache."""
+@app.command(epilog=examples("list recipes --head tamt", "list recipes --published --json"))
+def recipes(
+    head: Annotated[str | None, typer.Option(help="only those of this head (fsar-cache list heads)")] = None,
+    published: Annotated[bool, typer.Option("--published", help="only those with a published number")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Complete experiments that come with fsar-cache; --json gives every setting.
+
+    Columns: name, head, source -> target (one name: both), way and shot of the evaluation, whose protocol (published: as its authors
+    published it; frozen: a variant of it on stored features of a frozen backbone; ours), published accuracy in percent and where it was
+    read, what it is.
+    """
     from pipeline.recipe import load_recipe, names
 
-    _print({name: load_recipe(name).about for name in names()}, as_json)
+    made = [load_recipe(name) for name in names()]
+    heads = {recipe.head for recipe in made}
+    if head is not None and head not in heads:
+        raise unknown("head with recipes", head, heads)
+    made = [
+        r for r in made if head in (None, r.head) and (not published or (r.published and r.published.value is not None))
+    ]
+    if as_json:
+        print_json({recipe.name: recipe for recipe in made})
+        return
+    if not made:
+        say(f"no recipe of {head} has a published number")
+        return
+    rows = [_columns(recipe) for recipe in made]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _columns(recipe: Recipe) -> tuple[str, ...]:
+    """One line of the list of recipes; a dataset that is source and target is named once."""
+    domains = " -> ".join(dict.fromkeys((recipe.source.dataset, recipe.target.dataset)))
+    number = recipe.published
+    said = f"{number.value:.2f}, {number.sure or 'not said how sure'}" if number and number.value is not None else "-"
+    return (
+        recipe.name,
+        recipe.head,
+        domains,
+        f"{recipe.eval.way}-way {recipe.eval.shot}-shot",
+        recipe.follows,
+        said,
+        recipe.about,
+    )
 
 
 @app.command(epilog=examples("list transforms", "list transforms --json"))

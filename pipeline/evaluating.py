@@ -16,7 +16,7 @@ from fsar_cache.settings import build, override
 from pipeline import choose
 from pipeline.display import display
 from pipeline.memory import enough_memory
-from pipeline.recipe import Recipe, recipe_of_head
+from pipeline.recipe import OWN, Recipe, recipe_of_head
 from splits.datasets import open_split
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def require_named(folder: Path, recipe: str | None, head: str | None, sets: Sequ
     else:
         asked = plain(build(Recipe, override(read_json(folder / CONFIG), sets))) | ({"head": head} if head else {})
     held["head_config"] = {name: held["head_config"].get(name) for name in asked["head_config"]}
-    free = {"name", "about", "published", "default_of_head"}
+    free = set(OWN)
     free |= {f"{role}.part" for role in ("source", "target") if ":" in asked[role]["dataset"] and recipe}
     changed = [row for row in differences(held, asked) if row[0] not in free and row[0].split(".")[0] not in free]
     if changed:

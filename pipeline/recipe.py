@@ -12,7 +12,8 @@ from extract.flow_settings import FlowSettings
 from fsar_cache.errors import UsageError, unknown
 from fsar_cache.files import read_json
 from fsar_cache.settings import build, override, read_toml
-from splits.episodes import MinClass, UnlabelledSampling
+from pipeline.train_settings import Train as Train
+from splits.episodes import MinClass
 from splits.types import Protocol
 
 CUTS = ("pooled", "map", "frames", "video")
@@ -46,8 +47,12 @@ class Features:
     flip: Literal["auto", "on", "off"] = "auto"
     flow: FlowSettings = field(default_factory=FlowSettings)
     prompt: str = "a photo of {}"
+    text_backbone: str = "clip_vit_b16"
+    text_weights: str = "auto"
     normalise: Literal["none", "centre-source-std"] = "none"
     store: str | None = None
+    flow_store: str | None = None
+    text_store: str | None = None
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.size < 1 or self.views < 0:
@@ -79,67 +84,6 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Training: one iteration is one episode; the gradients of tasks_per_batch episodes are summed before an optimizer step.
-
-    first_step_early: step when (iteration + 1) is a multiple of tasks_per_batch and at the last iteration but one, as GSLTA
-    published it (with 16 the first step comes after 15 episodes); otherwise after every tasks_per_batch episodes and at the end.
-    unlabelled_sampling: "uniform" over the unlabelled clips, or the faulty walk over classes that GSLTA "published".
-    schedule: "constant", "cosine" (to 0 over all iterations) or "steps" (times gamma at each of milestones, in iterations).
-    validate_every: iterations between validations on `validate_part` of the source (0: never); the best one is kept as "best".
-    """
-
-    way: int = 5
-    shot: int = 5
-    query: int = 5
-    unlabelled: int = 0
-    unlabelled_sampling: UnlabelledSampling = "uniform"
-    iterations: int = 1000
-    tasks_per_batch: int = 16
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    schedule: Literal["constant", "cosine", "steps"] = "constant"
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    first_step_early: bool = False
-    seed: int = 1896
-    save_every: int = 500
-    keep_every: int = 0
-    validate_every: int = 0
-    validate_part: str = "val"
-    validate_episodes: int = 200
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "tasks_per_batch", "save_every", "validate_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.keep_every < 0 or self.validate_every < 0:
-            raise ValueError("keep_every and validate_every must not be negative (0 means never)")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum is a setting of sgd, not of {self.optimizer}")
-        if bool(self.milestones) != (self.schedule == "steps"):
-            raise ValueError(
-                f"schedule {self.schedule!r} with milestones {list(self.milestones)}: 'steps' needs them, others none"
-            )
-        self.protocol  # noqa: B018 - checks way, shot, query and unlabelled
-
-    @property
-    def protocol(self) -> Protocol:
-        """The training episodes as a protocol."""
-        return Protocol(self.way, self.shot, self.query, self.iterations, self.unlabelled)
-
-    def steps_at(self, iteration: int) -> bool:
-        """Whether the optimizer steps after this iteration (counted from 1)."""
-        if self.first_step_early:
-            return (iteration + 1) % self.tasks_per_batch == 0 or iteration == self.iterations - 1
-        return iteration % self.tasks_per_batch == 0 or iteration == self.iterations
-
-
-@dataclass(frozen=True)
 class Eval:
     """Evaluation episodes: drawn from the target's part with this seed, the same for every head."""
 
@@ -158,21 +102,39 @@ class Eval:
         return Protocol(self.way, self.shot, self.query, self.episodes)
 
 
+Sure = Literal["authors' table", "second listing", "second-hand", "from memory", ""]
+"""Where a published number was read: the authors' own table; from memory, but seen again in a second listing; a comparison in somebody
+else's paper; from memory alone. "" is not said."""
+
+
 @dataclass(frozen=True)
 class Published:
-    """The number this recipe stands for: accuracy and half interval in percent, where it was reported, and what to know of it."""
+    """The number this recipe stands for: accuracy and half interval in percent, where it was reported, and what to know of it.
 
-    value: float
-    where: str
+    value: None where the protocol is published but no number is known. Way and shot are those of the recipe's evaluation. checkpoint:
+    where its weights are to be had.
+    """
+
+    value: float | None = None
+    where: str = ""
     interval: float | None = None
     note: str = ""
+    checkpoint: str | None = None
+    sure: Sure = ""
+
+    def __post_init__(self) -> None:
+        if self.value is None and (self.sure or self.interval is not None):
+            raise ValueError("sure and interval say something of a value, but there is none")
+        if self.value is not None and not (0 <= self.value <= 100 and self.where):
+            raise ValueError(f"a value is an accuracy in percent and says where it was reported, got {self.value}")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One experiment, complete: the same recipe, data and machine give the same numbers.
 
-    default_of_head: of a shipped recipe, that commands which name only its head use it.
+    default_of_head: of a shipped recipe, that commands which name only its head use it. follows: whether its training is the "published"
+    protocol as far as it can be had, a "frozen" variant of it (the same on stored features of a frozen backbone), or "ours".
     """
 
     name: str
@@ -181,6 +143,7 @@ class Recipe:
     target: Domain
     about: str = ""
     default_of_head: bool = False
+    follows: Literal["published", "frozen", "ours"] = "ours"
     features: Features = field(default_factory=Features)
     head_config: dict[str, Any] = field(default_factory=dict)
     train: Train = field(default_factory=Train)
@@ -198,6 +161,14 @@ class Recipe:
                 f"head_config.tasks_per_batch is {self.head_config['tasks_per_batch']}, but train.tasks_per_batch is {tasks}; "
                 "the losses are divided by the episodes of a step: leave head_config.tasks_per_batch out"
             )
+        if self.follows == "frozen" and self.features.cut in ("frames", "video"):
+            raise ValueError(
+                f"follows = 'frozen' needs stored features of a frozen backbone, not cut {self.features.cut!r}"
+            )
+
+
+OWN = ("name", "about", "default_of_head", "follows", "published")
+"""What a recipe says of itself alone, so it is never taken from the recipe that it extends."""
 
 
 def _shipped() -> dict[str, Path]:
@@ -210,24 +181,55 @@ def names() -> list[str]:
     return list(_shipped())
 
 
+def _path_of(name_or_path: str, folder: Path) -> Path:
+    """The file of a shipped recipe, or the path; a relative one starts at `folder`."""
+    if name_or_path.endswith((".toml", ".json")) or "/" in name_or_path:
+        return folder / name_or_path
+    shipped = _shipped()
+    if name_or_path not in shipped:
+        raise unknown("recipe", name_or_path, shipped)
+    return shipped[name_or_path]
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `values` in it or over it; tables are merged, everything else is replaced."""
+    made = dict(base)
+    for key, value in values.items():
+        held = made.get(key)
+        made[key] = _merged(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return made
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings in a recipe's file over those of the recipe that it `extends`; below: the files that extend this one."""
+    values = read_json(path) if path.suffix == ".json" else read_toml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UsageError(f"{path}: extends must be the name or path of one recipe, got {base!r}")
+    seen = (*below, path.resolve())
+    other = _path_of(base, path.parent)
+    if other.resolve() in seen:
+        raise UsageError(f"{path}: extends = {base!r} leads back to {other.name}, so neither has a beginning")
+    inherited = {key: value for key, value in _read(other, seen).items() if key not in OWN}
+    return _merged(inherited, values)
+
+
 def load_recipe(name_or_path: str, sets: tuple[str, ...] | list[str] = ()) -> Recipe:
     """The recipe called so, or in the file at that path (TOML, or the config.json of a run), with `a.b=c` settings applied.
 
-    A recipe's name is its file's stem; a run's config says it. Raises UsageError for unknown names, keys and values that don't fit (with
-    the nearest one), MissingError for a path that isn't there.
+    A recipe's name is its file's stem; a run's config says it. A file with `extends = "NAME or PATH"` holds what differs from that recipe:
+    all of it but what a recipe says of itself (`OWN`) is inherited, table by table. Raises UsageError for unknown names, keys and values
+    that don't fit (with the nearest one) and for recipes that extend each other in a circle, MissingError for a path that isn't there.
     """
-    shipped = _shipped()
-    is_path = name_or_path.endswith((".toml", ".json")) or "/" in name_or_path
-    if not is_path and name_or_path not in shipped:
-        raise unknown("recipe", name_or_path, shipped)
-    path = Path(name_or_path) if is_path else shipped[name_or_path]
-    values = read_json(path) if path.suffix == ".json" else read_toml(path)
-    return build(Recipe, override({"name": path.stem, **values}, sets))
+    path = _path_of(name_or_path, Path())
+    return build(Recipe, override({"name": path.stem, **_read(path)}, sets))
 
 
 def recipe_of_head(head: str) -> str:
     """The recipe that a command which names only a head uses: the shipped one that says `default_of_head = true`."""
-    read = {name: read_toml(path) for name, path in _shipped().items()}
+    read = {name: _read(path) for name, path in _shipped().items()}
     by_head = {values["head"]: name for name, values in read.items() if values.get("default_of_head")}
     if head not in by_head:
         raise UsageError(

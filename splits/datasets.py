@@ -60,11 +60,8 @@ def open_split(name: str, videos: Path | None = None) -> Split:
     videos: the folder of datasets, default `places.videos()`. UsageError for a name that means nothing, MissingError for data that
     isn't there. No video is opened; whether they exist is what `missing` tells.
     """
+    require_known(name)
     kind, colon, rest = name.partition(":")
-    if name in GROUPS:
-        raise UsageError(f"{name!r} stands for several datasets", hint=f"name one of {', '.join(GROUPS[name])}")
-    if kind not in DATASETS.names():
-        raise _unknown(name, kind)
     dataset = DATASETS.get(kind)
     if not dataset.takes_path:
         root = Path(os.path.abspath(videos or places.videos()))
@@ -75,6 +72,15 @@ def open_split(name: str, videos: Path | None = None) -> Split:
         return dataset(kind, root)
     path, alias = _path_and_alias(kind, rest)
     return dataset(_split_name(alias, kind, path), path)
+
+
+def require_known(name: str) -> None:
+    """UsageError unless the name means one dataset; whether it is there is another question (`open_split`)."""
+    if name in GROUPS:
+        raise UsageError(f"{name!r} stands for several datasets", hint=f"name one of {', '.join(GROUPS[name])}")
+    kind = name.partition(":")[0]
+    if kind not in DATASETS.names():
+        raise _unknown(name, kind)
 
 
 def missing(split: Split) -> list[Video]:
@@ -138,7 +144,8 @@ def _split_name(alias: str, kind: str, path: Path) -> str:
 def _unknown(name: str, kind: str) -> UsageError:
     known = [shown for shown, _ in known_datasets()]
     close = nearest(kind, [*DATASETS.names(), *GROUPS])
-    hint = f"did you mean {close!r}?" if close else None
+    hint = "for a list of your own clips: csv:LIST.csv, in a recipe with --set source.dataset=csv:LIST.csv (and target.dataset)"
+    hint = f"did you mean {close!r}? Or {hint}" if close else hint
     if os.path.isdir(name):
         hint = f"for class folders: folder:{name}"
     elif os.path.isfile(name):

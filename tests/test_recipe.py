@@ -3,42 +3,340 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from extract.backbone import BACKBONES
 from extract.config import ExtractConfig
-from fsar_cache.canonical import plain
+from extract.sampling import SAMPLING
+from extract.transforms import TRANSFORMS
+from fsar_cache.canonical import canonical, plain
 from fsar_cache.errors import MissingError, UsageError
 from fsar_cache.files import write_json
 from fsar_cache.settings import build
 from heads.base import HEADS
 from pipeline import recipe as recipes
-from pipeline.assemble import extract_config
+from pipeline.beside import extract_config
+from pipeline.choose import settle
+from pipeline.cli import app
 from pipeline.model import build_head
 from pipeline.optim import rate_at
-from pipeline.recipe import Features, Recipe, Train, load_recipe
-from splits.datasets import open_split
+from pipeline.recipe import Features, Published, Recipe, Train, load_recipe
+from splits.datasets import DATASETS, open_split
+
+SHIPPED = {name: load_recipe(name) for name in recipes.names()}
+CARDS = {
+    "second-hand": {
+        "clip-fsar-hmdb51-1shot": 75.8,
+        "clip-fsar-hmdb51-1shot-combined": 77.1,
+        "clip-fsar-hmdb51-5shot-combined": 87.7,
+        "clip-fsar-ucf101-1shot": 96.6,
+        "clip-fsar-ucf101-1shot-combined": 97.0,
+        "clip-fsar-kinetics100-1shot": 89.7,
+        "clip-fsar-kinetics100-1shot-combined": 94.8,
+        "clip-fsar-ssv2-small-1shot": 54.5,
+        "clip-fsar-ssv2-small-1shot-combined": 54.6,
+        "clip-fsar-ssv2-small-5shot-combined": 61.8,
+        "clip-fsar-ssv2-full-1shot": 61.9,
+        "clip-fsar-ssv2-full-1shot-combined": 62.1,
+        "clip-fsar-ssv2-full-5shot-combined": 72.1,
+    },
+    "second listing": {
+        "trx-ssv2-full-5shot": 64.6,
+        "trx-ucf101-5shot": 96.1,
+        "trx-kinetics100-5shot": 85.9,
+        "otam-kinetics100-5shot": 85.8,
+        "otam-ssv2-full-5shot": 52.3,
+        "ta2n-kinetics100-5shot": 85.8,
+        "ta2n-ssv2-full-1shot": 47.6,
+        "ta2n-hmdb51-1shot": 59.7,
+        "ta2n-hmdb51-5shot": 73.9,
+        "ta2n-ucf101-1shot": 81.9,
+    },
+    "from memory": {
+        "trx-ssv2-small-5shot": 59.1,
+        "trx-hmdb51-5shot": 75.6,
+        "trx-kinetics100-1shot": 63.6,
+        "trx-ssv2-full-1shot": 42.0,
+        "otam-kinetics100-1shot": 73.0,
+        "otam-ssv2-full-1shot": 42.8,
+        "ta2n-kinetics100-1shot": 72.8,
+        "ta2n-ssv2-full-5shot": 61.0,
+        "ta2n-ucf101-5shot": 95.1,
+    },
+}
+"""The numbers of the cards that are no authors' own table, by how sure the cards are of them."""
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_recipes_load_and_build_their_head(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = SHIPPED[name]
     assert recipe.name == name
     assert recipe.about
     assert recipe.head in HEADS.names()
-    build_head(recipe, 12)
+    head = build_head(recipe, 12)
+    assert getattr(head.config, "tasks_per_batch", 0) == recipe.train.tasks_per_batch
     assert build(Recipe, plain(recipe)) == recipe
+    f = recipe.features
+    for rule in (f.sampling, f.train_sampling):
+        SAMPLING.get(rule)
+    for transform in (f.transform, f.train_transform):
+        TRANSFORMS.get(transform)
+    assert {f.backbone, f.text_backbone} <= set(BACKBONES.names())
+
+
+def test_a_recipe_says_whose_protocol_it_follows_and_what_was_published() -> None:
+    numbered = {name for name, r in SHIPPED.items() if r.published and r.published.value is not None}
+    assert numbered == {name for table in CARDS.values() for name in table} | {
+        f"{head}-kinetics-{target}-5shot"
+        for head in ("gslta", "tamt")
+        for target in ("diving48", "rareact", "ssv2", "hmdb51", "ucf101")
+    }
+    for name in numbered:
+        published = SHIPPED[name].published
+        assert published is not None
+        assert SHIPPED[name].follows == "published"
+        assert published.where
+        assert published.sure
+    for sure, table in CARDS.items():
+        for name, value in table.items():
+            found = SHIPPED[name].published
+            assert found is not None
+            assert (found.value, found.sure) == (value, sure), name
+    assert not [n for n, r in SHIPPED.items() if r.head in ("tmal", "clip_mdmf") and n in numbered]
+    assert {r.follows for n, r in SHIPPED.items() if r.head == "tmal" and n != "tmal"} == {"ours"}
+    assert {r.follows for r in SHIPPED.values() if r.default_of_head and r.name != "demo"} == {"frozen"}
+
+
+def test_names_say_head_target_and_shots_and_no_two_recipes_are_one() -> None:
+    for name, recipe in SHIPPED.items():
+        if "shot" in name:
+            assert name.startswith(recipe.head.replace("_", "-"))
+            assert f"-{recipe.eval.shot}shot" in name
+            assert recipe.eval.way == recipe.train.way == 5
+            target = "ssv2" if "kinetics-ssv2" in name else recipe.target.dataset
+            assert (
+                target.removesuffix("-gslta").removesuffix("-tamt").removesuffix("-ta2n").removesuffix("-clipfsar")
+                in name
+            )
+    bare = [
+        canonical(dataclasses.replace(r, name="", about="", published=None, default_of_head=False))
+        for r in SHIPPED.values()
+    ]
+    assert len(set(bare)) == len(bare)
+
+
+def seeds(shared_folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted((shared_folder / "seeds").glob("*.txt")))
+
+
+def test_gslta_numbers_are_those_of_the_authors_table(shared_folder: Path) -> None:
+    text = seeds(shared_folder)
+    rows = re.findall(r"^\|\s*(\w+)\s*\|\s*([\d.]+)%\s*\|\s*(.*?)\s*\|$", text, re.MULTILINE)
+    assert [target for target, _, _ in rows] == ["diving48", "rareAct", "SSv2", "HMDB51", "UCF101"]
+    for target, value, model in rows:
+        recipe = SHIPPED[f"gslta-kinetics-{target.lower()}-5shot"]
+        assert recipe.published is not None
+        assert (recipe.published.value, recipe.published.sure) == (float(value), "authors' table")
+        near = re.search(r"near (\d+) episode (\S+)", model)
+        assert recipe.published.checkpoint == (near[2] if near else None)
+        if near:  # the checkpoint that the table means is kept
+            assert int(near[1]) % recipe.train.keep_every == 0
+            assert int(near[1]) < recipe.train.iterations
+        assert recipe.source.dataset == "kinetics100-gslta"
+        assert recipe.target.unlabelled == "train"
+    config = build_head(SHIPPED["gslta-kinetics-hmdb51-5shot"], 64).config
+    settings = dict(re.findall(r"^\|\s*((?:sub_)?seq_\w+)\s*\|\s*(\d+)", text, re.MULTILINE))
+    assert {name: getattr(config, name) for name in settings} == {n: int(v) for n, v in settings.items()} != {}
+    lambdas = re.search(r"lambdas = \[(.*)\]", text)
+    assert lambdas is not None
+    ours = [getattr(config, f"weight_{name}") for name in ("supervised", "meta", "reconstruction", "self", "cross")]
+    assert ours == [float(number) for number in lambdas[1].split(",")]
+
+
+def test_tamt_numbers_are_those_of_the_authors_table(shared_folder: Path) -> None:
+    text = seeds(shared_folder)
+    rows = re.findall(r"^\|\s*(\w+)\s*\|\s*([\d.]+)\s*\|\[Download\]\((.*?)\)\|$", text, re.MULTILINE)
+    files = {"HMDB": "hmdb51", "SSV2": "ssv2", "Diving": "diving48", "UCF": "ucf101", "RareAct": "rareact"}
+    assert [name for name, _, _ in rows] == list(files)
+    for name, value, link in rows:
+        published = SHIPPED[f"tamt-kinetics-{files[name]}-5shot"].published
+        assert published is not None
+        assert (published.value, published.checkpoint, published.sure) == (float(value), link, "authors' table")
+
+
+def test_tamt_is_trained_on_each_target_as_its_card_says() -> None:
+    """Target: rate, epochs, training and validation episodes per epoch, queries, test episodes."""
+    table = {
+        "hmdb51": (1e-3, 30, 600, 300, 12, 5 * 2000),
+        "ssv2": (5e-4, 30, 600, 300, 12, 5 * 1000),
+        "diving48": (1e-3, 25, 300, 150, 12, 3 * 2000),
+        "ucf101": (1e-3, 25, 300, 150, 12, 2000),
+        "rareact": (1e-6, 40, 600, 500, 1, 5 * 500),
+    }
+    for target, (lr, epochs, episodes, validation, query, tests) in table.items():
+        recipe = SHIPPED[f"tamt-kinetics-{target}-5shot"]
+        t, e = recipe.train, recipe.eval
+        assert (t.lr, t.epochs, t.steps_iter, t.validate_every, t.validate_episodes) == (
+            lr,
+            epochs,
+            episodes,
+            episodes,
+            validation,
+        )
+        assert (t.query, e.query, e.episodes, t.tasks_per_batch, t.weight_decay) == (query, query, tests, 1, 5e-4)
+        assert (t.schedule, t.t_max, t.eta_min, t.optimizer, t.seed) == ("cosine", 80, 1e-7, "adam", 1)
+        assert recipe.source.dataset == recipe.target.dataset, "tuned on the target's own training classes"
+        assert (recipe.features.frames, recipe.features.size, recipe.features.backbone) == (16, 112, "videomae_vit_s")
+
+
+def config_of(recipe: Recipe) -> Any:
+    """What the recipe says of its head, with the head's defaults; nothing is built."""
+    return build(HEADS.get(recipe.head).Config, recipe.head_config)
+
+
+def test_clip_heads_are_trained_as_their_cards_say() -> None:
+    weights = {"hmdb51": 1.2, "kinetics100": 1.5, "ucf101": 1.5, "ssv2-full": 3.0, "ssv2-small": 3.0}
+    for target, weight in weights.items():
+        recipe = SHIPPED[f"clip-fsar-{target}-1shot"]
+        t = recipe.train
+        config = config_of(recipe)
+        assert (config.class_text_weight, config.merge_before, config.eval_mode) == (weight, True, "visual")
+        assert (t.weight_decay, t.shot, t.query, t.seed) == (1e-3, 1, 5, 18 if target == "kinetics100" else 0)
+        ours = SHIPPED[f"tmal-{target}-1shot"]
+        assert config_of(ours).class_text_weight == weight
+        assert config_of(ours).adapter == ("24x384" if "ssv2" in target else "12x384")
+        assert (ours.train.tasks_per_batch, ours.train.no_decay, ours.train.optimizer) == (4, ("*bias",), "adamw")
+        assert ours.train.warmup == t.steps_iter
+        assert ours.train.iterations == t.iterations // t.processes
+    assert SHIPPED["clip-fsar-hmdb51-5shot-combined"].train.shot == 1, "published 5-shot files train with one shot"
+    for name, recipe in SHIPPED.items():
+        if name.startswith("clip-mdmf-"):
+            t, config = recipe.train, config_of(recipe)
+            assert (config.dist_condition, config.dist_direction, config.lambdas) == ((1, 0), "up2down", (0, 1, 1))
+            assert (t.lr, t.iterations, t.tasks_per_batch, t.first_step_early, t.weight_decay) == (
+                1e-6,
+                20020,
+                16,
+                True,
+                0,
+            )
+            assert config.single_direct == (name == "clip-mdmf-kinetics100-1shot")
+            assert all(at % t.keep_every == 0 for at in (14000, 16000, 18000, 20000))
+
+
+def test_trx_and_ta2n_are_trained_as_their_cards_say() -> None:
+    for name, recipe in SHIPPED.items():
+        if recipe.head in ("trx", "ta2n") and not recipe.default_of_head:
+            t, f = recipe.train, recipe.features
+            assert (t.optimizer, t.lr, t.momentum, t.weight_decay, t.schedule) == ("sgd", 1e-3, 0, 0, "constant")
+            assert (t.iterations, t.tasks_per_batch, t.first_step_early, t.query) == (100020, 16, True, 5)
+            assert (f.cut, f.backbone, f.scaling, f.frames, f.size) == ("video", "resnet50", "unit", 8, 224)
+            assert t.shot == recipe.eval.shot
+            assert (f.flip == "off") == name.startswith("ta2n-ssv2")
+            assert recipe.eval.episodes == (10000 if recipe.head == "trx" else 3000)
+            assert config_of(recipe).loss_reduction == "sum"
 
 
 def test_every_head_has_one_default_recipe() -> None:
-    shipped = [load_recipe(name) for name in recipes.names()]
-    assert sorted(recipe.head for recipe in shipped if recipe.default_of_head) == sorted(HEADS.names())
+    assert sorted(recipe.head for recipe in SHIPPED.values() if recipe.default_of_head) == sorted(HEADS.names())
     for head in HEADS:
-        assert load_recipe(recipes.recipe_of_head(head)).head == head
+        made = SHIPPED[recipes.recipe_of_head(head)]
+        assert made.head == head
+        assert (made.source.dataset, made.target.dataset) == ("synth-source", "synth-target")
     assert recipes.recipe_of_head("gslta") == "demo"
-    with pytest.raises(UsageError, match="no recipe uses the head 'trx'"):
-        recipes.recipe_of_head("trx")
+    with pytest.raises(UsageError, match="no recipe uses the head 'mine'"):
+        recipes.recipe_of_head("mine")
+
+
+def test_a_dataset_that_is_not_there_is_named_before_any_work(empty_place: Path) -> None:
+    (empty_place / "clips.csv").write_text("id,path,class,partition\n1,a/1.mp4,a,train\n2,b/2.mp4,b,test\n")
+    for name in ("trx-hmdb51-5shot", "tamt-kinetics-rareact-5shot", "gslta-kinetics-ucf101-5shot"):
+        with pytest.raises(UsageError, match="unknown dataset 'nowhere'") as caught:
+            settle(name, None, ["target.dataset=nowhere"])
+        assert "--set source.dataset=csv:" in str(caught.value.hint)
+        own = settle(name, None, ["source.dataset=csv:clips.csv", "target.dataset=csv:clips.csv"])
+        assert own.source.dataset == own.target.dataset == "csv:clips.csv"
+    for recipe in SHIPPED.values():
+        for domain in (recipe.source, recipe.target):
+            kind = domain.dataset.partition(":")[0]
+            if kind not in DATASETS.names():
+                with pytest.raises(UsageError, match=f"unknown dataset '{kind}'"):
+                    open_split(domain.dataset)
+
+
+def recipe_file(folder: Path, name: str, text: str) -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_recipe_inherits_all_but_what_another_says_of_itself(tmp_path: Path) -> None:
+    base = SHIPPED["tamt-kinetics-hmdb51-5shot"]
+    first = recipe_file(tmp_path, "first", 'extends = "tamt-kinetics-hmdb51-5shot"\n[train]\nlr = 2e-4\n')
+    made = load_recipe(first)
+    assert (made.name, made.about, made.follows, made.published, made.default_of_head) == (
+        "first",
+        "",
+        "ours",
+        None,
+        False,
+    )
+    assert made.train == dataclasses.replace(base.train, lr=2e-4)
+    assert (made.features, made.eval, made.source, made.head) == (base.features, base.eval, base.source, base.head)
+    recipe_file(tmp_path, "second", 'extends = "./first.toml"\nabout = "mine"\n[eval]\nshot = 1\n')
+    second = load_recipe(str(tmp_path / "second.toml"), ["train.seed=7"])
+    assert second.train == dataclasses.replace(made.train, seed=7)
+    assert (second.about, second.eval) == ("mine", dataclasses.replace(base.eval, shot=1))
+    assert load_recipe(
+        recipe_file(tmp_path, "tables", 'extends = "demo"\nhead_config = {depth = 2}\n')
+    ).head_config == {"depth": 2}
+
+
+@pytest.mark.parametrize(
+    ("extends", "says"),
+    [
+        ('"dem"', "did you mean 'demo'"),
+        ('"./mine.toml"', "leads back to mine.toml"),
+        ('"./other.toml"', "leads back to mine.toml"),
+        ('["demo", "otam"]', "the name or path of one recipe"),
+    ],
+)
+def test_extending_nothing_or_in_a_circle_is_refused(tmp_path: Path, extends: str, says: str) -> None:
+    recipe_file(tmp_path, "other", 'extends = "mine.toml"\n')
+    with pytest.raises(UsageError) as caught:
+        load_recipe(recipe_file(tmp_path, "mine", f"extends = {extends}\n"))
+    assert says in f"{caught.value.message} {caught.value.hint}"
+    with pytest.raises(MissingError, match=r"none\.toml"):
+        load_recipe(recipe_file(tmp_path, "mine", 'extends = "./none.toml"\n'))
+
+
+def test_recipes_are_listed_with_their_numbers() -> None:
+    def listed(*words: str) -> str:
+        made = CliRunner().invoke(app, ["list", "recipes", *words])
+        assert made.exit_code == 0, made.output
+        return made.stdout
+
+    lines = listed().splitlines()
+    assert [line.split()[0] for line in lines] == list(SHIPPED)
+    row = re.compile(r"trx-hmdb51-5shot +trx +hmdb51 +5-way 5-shot +published +75\.60, from memory +TRX as published")
+    assert len([line for line in lines if row.match(line)]) == 1
+    assert any(re.search(r"kinetics100-gslta -> rareact-gslta .*53\.40, authors' table", line) for line in lines)
+    assert len({line.index(" 5-way ") for line in lines}) == 1, "columns are aligned"
+    assert {line.split()[1] for line in listed("--head", "tamt").splitlines()} == {"tamt"}
+    assert len(listed("--head", "tamt", "--published").splitlines()) == 5
+    assert listed("--head", "tmal", "--published") == ""
+    whole = json.loads(listed("--json", "--head", "trx"))
+    assert {name: build(Recipe, values) for name, values in whole.items()} == {
+        n: r for n, r in SHIPPED.items() if r.head == "trx"
+    }
+    wrong = CliRunner().invoke(app, ["list", "recipes", "--head", "tmat"])
+    assert wrong.exit_code != 0
 
 
 def test_the_published_training_of_gslta() -> None:
@@ -124,6 +422,15 @@ def test_mistakes_are_named(name: str, sets: list[str], says: str) -> None:
     with pytest.raises(UsageError) as caught:
         load_recipe(name, sets)
     assert says in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_a_published_number_is_whole() -> None:
+    assert Published().value is None
+    for wrong in ({"sure": "from memory"}, {"interval": 1.0}, {"value": 50.0}, {"value": 150.0, "where": "a table"}):
+        with pytest.raises(ValueError, match="value"):
+            Published(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="stored features of a frozen backbone"):
+        load_recipe("tmal-hmdb51-1shot", ["follows=frozen"])
 
 
 def test_a_missing_file_and_a_wrong_head_setting(tmp_path: Path) -> None:
