@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import pickle
-import warnings
-from argparse import Namespace
-from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fsar_cache.errors import IntegrityError, MissingError
-from fsar_cache.torchscript import is_torchscript, read_torchscript
+from fsar_cache.inert import Inert
+from fsar_cache.torch_files import read_torch_file
+from fsar_cache.torchscript import is_module, module_tensors
 
 WRAPPERS = ("model_state_dict", "state_dict", "model_state", "model", "module", "state")
 """Keys under which training scripts keep a network's tensors, in the order in which they are looked for."""
-_PLAIN: list[Any] = [Counter, OrderedDict, Namespace]
-"""Classes that checkpoints hold beside tensors; they only hold values."""
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds. tensors: by name, on the CPU; wrapper: the key they stand under, "" at the top level; other: the rest."""
+    """What a file holds.
+
+    tensors: by name, on the CPU; wrapper: the key they stand under, "" at the top level; other: the rest of the top level; skipped: names
+    in the table of tensors whose values are none; stubs: classes and functions that the file names and that were not loaded.
+    """
 
     tensors: Mapping[str, Tensor]
     wrapper: str
     other: Mapping[str, Any]
+    skipped: tuple[str, ...] = ()
+    stubs: tuple[str, ...] = ()
 
 
 def read_tensor_file(path: Path) -> TensorFile:
-    """Read `path`: the tensors of the first of `WRAPPERS` that holds any, else those of the top level; they must all be plain.
+    """Read `path`: the tensors of the first of `WRAPPERS` that holds any, else those of the top level; they must be plain ones.
 
-    MissingError without the file; IntegrityError for a damaged file, one without tensors, or one that asks for pickled code.
+    MissingError without the file; IntegrityError for a damaged file, or one where no table of tensors can be reached without running code.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,27 +45,21 @@ def read_tensor_file(path: Path) -> TensorFile:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        if is_torchscript(path):
-            whole: Any = read_torchscript(path)
-        else:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN):
-                warnings.simplefilter("ignore", UserWarning)  # advice about how the file was pickled
-                whole = torch.load(path, map_location="cpu", weights_only=True)
+        whole, strange = read_torch_file(path)
+        stubs = tuple(sorted(name for name in strange if not name.startswith("__torch__.")))
+        if is_module(whole):
+            return TensorFile(_required(module_tensors(whole), whole, path), "", {}, (), stubs)
+    except IntegrityError:
+        raise
     except pickle.UnpicklingError as error:
         raise IntegrityError(
-            f"{path} is no torch file of plain tensors: {_refused(str(error))}",
-            hint="it is not loaded, as that could run code from the file; ask its author for a .safetensors file",
+            f"{path} is no torch file of plain tensors: {error}",
+            hint="its author can write a file that needs nothing else: safetensors.torch.save_file(state_dict, PATH)",
         ) from error
     except Exception as error:  # foreign bytes make the reader raise nearly anything
         reason = (str(error).splitlines() or [""])[0][:200]
         raise IntegrityError(f"{path} can't be read as a torch file: {type(error).__name__}: {reason}") from error
-    return _split(whole, path)
-
-
-def _refused(text: str) -> str:
-    """The sentence of torch's long refusal that names what the file wanted to run."""
-    named = [line.strip() for line in text.splitlines() if "GLOBAL" in line]
-    return named[0][:300] if named else "it holds more than tensors and plain values, or is damaged"
+    return _split(whole, stubs, path)
 
 
 def _read_safetensors(path: Path) -> TensorFile:
@@ -77,20 +73,40 @@ def _read_safetensors(path: Path) -> TensorFile:
         raise IntegrityError(f"{path} is no whole safetensors file: {error}") from error
 
 
-def _split(whole: Any, path: Path) -> TensorFile:
+def _split(whole: Any, stubs: tuple[str, ...], path: Path) -> TensorFile:
     """Tensors and the rest of what a file held."""
+    top = _table(whole)
+    wrapper = next((key for key in WRAPPERS if _tensors(_table(top.get(key)))), "")
+    table = _table(top[wrapper]) if wrapper else top
+    tensors = _required(_tensors(table), whole, path)
+    # what lies beside a bare table of tensors may be anything, and is `other`
+    aside = [(n, v) for n, v in table.items() if not isinstance(v, Tensor) and (wrapper or isinstance(v, Inert))]
+    skipped = tuple(f"{name} ({value.name})" if isinstance(value, Inert) else str(name) for name, value in aside)
+    other = {str(key): value for key, value in top.items() if key != wrapper and not isinstance(value, Tensor | Inert)}
+    return TensorFile(tensors, wrapper, other, skipped, stubs)
+
+
+def _table(value: Any) -> Mapping[Any, Any]:
+    """The items of a table, also of one whose class is not known; none of anything else."""
+    if isinstance(value, Inert):
+        return value.items
+    return value if isinstance(value, Mapping) else {}
+
+
+def _tensors(table: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a table by name."""
+    return {str(name): value for name, value in table.items() if isinstance(value, Tensor)}
+
+
+def _required(tensors: dict[str, Tensor], whole: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors; IntegrityError that says what the file holds where there are none."""
+    if tensors:
+        return tensors
+    if isinstance(whole, Inert):
+        raise IntegrityError(
+            f"{path} holds no table of tensors but an object, {whole.name}",
+            hint="objects are not made from files; its author can save its state_dict() instead",
+        )
     if not isinstance(whole, Mapping):
         raise IntegrityError(f"{path} holds a {type(whole).__name__}, not a table of tensors")
-    wrapper = next((key for key in WRAPPERS if _tensors(whole.get(key))), "")
-    tensors = _tensors(whole[wrapper] if wrapper else whole)
-    if not tensors:
-        raise IntegrityError(f"{path} holds no tensors; its keys are {', '.join(map(str, whole))[:200] or 'none'}")
-    other = {str(key): value for key, value in whole.items() if key != wrapper and not isinstance(value, Tensor)}
-    return TensorFile(tensors, wrapper, other)
-
-
-def _tensors(table: Any) -> dict[str, Tensor]:
-    """The tensors of a table by name; none where it is no table."""
-    if not isinstance(table, Mapping):
-        return {}
-    return {str(name): value for name, value in table.items() if isinstance(value, Tensor)}
+    raise IntegrityError(f"{path} holds no tensors; its keys are {', '.join(map(str, whole))[:200] or 'none'}")

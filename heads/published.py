@@ -1,13 +1,13 @@
-"""Checkpoints of others: read without executing anything, loaded strictly under their published names, and written back.
+"""Checkpoints of others: loaded strictly under their published names, and written back.
 
-A head that has a published layout offers `published_layout()`; a checkpoint is then split into the head's tensors, the backbone's (prefix
-removed) and the rest, which nothing reads but which is kept for saving.
+A head that has a published layout offers `published_layout()`; a checkpoint is then split into the head's tensors, its adapters', the
+backbone's (prefix removed) and the rest, which nothing reads but which is kept for saving.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fsar_cache.errors import IntegrityError
 from fsar_cache.tensor_files import read_tensor_file
+from heads.published_resnet import CHILDREN, numbered_resnet, to_numbered_resnet
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,40 @@ class Layout:
     """How a published checkpoint names things.
 
     names: this head's tensor -> published key. backbone: prefixes of the backbone's keys, the first is the one written by default.
-    unused: patterns of keys that are never read (they may be absent, and are kept where present).
+    unused: patterns of keys that are never read (they may be absent, and are kept where present). wrapper: the key under which the
+    tensors stand; counter: the one of how far training went. aliases: key under which a tensor stands a second time -> this head's
+    tensor; where the two differ this one counts. adapters: tensor of an adapter inside the backbone, "block10.beside_mlp.NAME" ->
+    published key. computed: key of a tensor that is saved but computed -> what it must be. numbered: the backbone is written as
+    numbered children of a ResNet.
     """
 
     names: Mapping[str, str]
     backbone: tuple[str, ...]
     unused: tuple[str, ...]
+    wrapper: str = "model_state_dict"
+    counter: str = "iteration"
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, Tensor] = field(default_factory=dict)
+    numbered: bool = False
 
 
 @dataclass(frozen=True)
 class Rest:
-    """What a published checkpoint holds beside the head: backbone tensors under their own names, unused ones under published keys."""
+    """What a published checkpoint holds beside the head, and what is needed to write it as it was.
+
+    backbone: under its own names (a ResNet's are torchvision's); unused: tensors that nothing reads, under published keys; prefix: the
+    backbone's; adapters: by this project's names; numbered: see `Layout`; absent: keys that the file did without though the layout has
+    them; dtypes: key -> name of the type it had where that is not the head's.
+    """
 
     backbone: Mapping[str, Tensor]
     unused: Mapping[str, Tensor]
     prefix: str
+    adapters: Mapping[str, Tensor] = field(default_factory=dict)
+    numbered: bool = False
+    absent: tuple[str, ...] = ()
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Publishable(Protocol):
@@ -54,7 +74,7 @@ class Publishable(Protocol):
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a .safetensors or torch checkpoint, and whatever else it holds (iteration, optimizer state).
+    """The tensors of a .safetensors or torch checkpoint, and whatever plain values it holds beside them (iteration).
 
     Errors as `fsar_cache.tensor_files.read_tensor_file` has them; pickled code is never executed.
     """
@@ -63,45 +83,108 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_published(head: Publishable, tensors: Mapping[str, Tensor], where: str = "the checkpoint") -> Rest:
-    """Copy a published checkpoint's tensors into `head`, strictly; returns what belongs to the backbone and what nothing reads.
+    """Copy a published checkpoint's tensors into `head`, strictly; returns what belongs to adapters and backbone and what nothing reads.
 
     IntegrityError naming keys: one that the head needs is missing, one is known to nobody, or a shape differs. Nothing is copied then.
     """
     layout = head.published_layout()
-    wanted = set(layout.names.values())
-    unused = {k: v for k, v in tensors.items() if k not in wanted and any(fnmatchcase(k, p) for p in layout.unused)}
-    rest = [k for k in tensors if k not in wanted and k not in unused]
+    rest = split_published(head, tensors, where)
+    own, given = head.state_dict(), _values(layout, tensors)
+    _refuse(
+        head,
+        where,
+        [
+            f"{key} is {list(given[key].shape)}, the head has {list(own[name].shape)}"
+            for name, key in layout.names.items()
+            if given[key].shape != own[name].shape
+        ],
+    )
+    with torch.no_grad():
+        for name, key in layout.names.items():
+            own[name].copy_(given[key])
+    return rest
+
+
+def split_published(head: Publishable, tensors: Mapping[str, Tensor], where: str = "the checkpoint") -> Rest:
+    """What of a published checkpoint is not the head's own; only names are looked at, so the head may have other sizes.
+
+    IntegrityError as for `load_published`, shapes aside; it says so where the file holds a backbone alone and the head has tensors.
+    """
+    layout = head.published_layout()
+    own = head.state_dict()
+    given = _values(layout, tensors)
+    mine = [*layout.names.values(), *layout.adapters.values()]
+    known = {*mine, *layout.aliases, *layout.computed}
+    if layout.names and not any(key in given for key in layout.names.values()):
+        raise IntegrityError(
+            f"{where} holds none of the {len(layout.names)} tensors of {type(head).__name__} (no {next(iter(layout.names.values()))}): "
+            "it may hold a backbone alone",
+            hint="a backbone is used by its file: --weights file:PATH with --backbone NAME, in extract, train and eval",
+        )
+    unused = {k: v for k, v in tensors.items() if k not in known and any(fnmatchcase(k, p) for p in layout.unused)}
+    rest = [k for k in tensors if k not in known and k not in unused]
     prefix = _prefix(rest, layout)
     backbone = {k[len(prefix) :]: tensors[k] for k in rest if k.startswith(prefix)}
-    own = head.state_dict()
-    problems = [f"missing {key}" for key in layout.names.values() if key not in tensors]
+    numbered = any(key.partition(".")[0] in CHILDREN for key in backbone)
+    problems = [f"missing {key}" for key in mine if key not in given]
     problems += [f"unknown {key}" for key in rest if not key.startswith(prefix)]
-    problems += [
-        f"{key} is {list(tensors[key].shape)}, the head has {list(own[name].shape)}"
-        for name, key in layout.names.items()
-        if key in tensors and tensors[key].shape != own[name].shape
-    ]
+    for key, value in layout.computed.items():
+        if key in tensors:
+            unused[key] = tensors[key]
+            if tensors[key].shape != value.shape or not torch.allclose(tensors[key].float(), value, atol=1e-5):
+                problems.append(f"{key} is not what it is computed to be")
+    _refuse(head, where, problems)
+    dtypes = {
+        key: str(tensor.dtype).removeprefix("torch.")
+        for key, tensor in tensors.items()
+        if key in (*mine, *layout.aliases) and tensor.dtype != _dtype(own, layout, key)
+    }
+    return Rest(
+        {numbered_resnet(key) if numbered else key: tensor for key, tensor in backbone.items()},
+        unused,
+        prefix,
+        {name: given[key] for name, key in layout.adapters.items()},
+        numbered,
+        tuple(key for key in (*mine, *layout.aliases, *layout.computed) if key not in tensors),
+        dtypes,
+    )
+
+
+def _values(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file by key; where another key repeats one, the repetition's."""
+    return {**tensors, **{layout.names[name]: tensors[key] for key, name in layout.aliases.items() if key in tensors}}
+
+
+def _dtype(own: Mapping[str, Tensor], layout: Layout, key: str) -> torch.dtype:
+    """The type that this project holds the tensor of a published key in."""
+    ours = {**{theirs: name for name, theirs in layout.names.items()}, **layout.aliases}
+    return own[ours[key]].dtype if key in ours else torch.float32
+
+
+def _refuse(head: Publishable, where: str, problems: list[str]) -> None:
+    """IntegrityError that names the first of the problems, if there are any."""
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise IntegrityError(
             f"{where} does not fit {type(head).__name__}: {'; '.join(problems[:5])}{more}",
             hint="set the head's sizes (depth, class_num, dim, ...) as the checkpoint has them",
         )
-    with torch.no_grad():
-        for name, key in layout.names.items():
-            own[name].copy_(tensors[key])
-    return Rest(backbone, unused, prefix)
 
 
 def _prefix(keys: list[str], layout: Layout) -> str:
-    """The longest backbone prefix that these keys use, else the default."""
+    """The longest backbone prefix that these keys use, else the default; none for a bare backbone and a head without tensors."""
     used = [p for p in layout.backbone if any(k.startswith(p) for k in keys)]
-    return max(used, key=len, default=layout.backbone[0])
+    return max(used, key=len, default=layout.backbone[0] if layout.names else "")
 
 
 def to_published(head: Publishable, rest: Rest) -> dict[str, Tensor]:
     """The whole state under published keys: the inverse of `load_published`."""
-    own = head.state_dict()
-    tensors = {key: own[name].detach().clone() for name, key in head.published_layout().names.items()}
-    tensors |= {rest.prefix + name: value for name, value in rest.backbone.items()}
-    return tensors | dict(rest.unused)
+    layout, own = head.published_layout(), head.state_dict()
+    tensors = {key: own[name].detach().clone() for name, key in layout.names.items()}
+    tensors |= {key: rest.adapters[name] for name, key in layout.adapters.items() if name in rest.adapters}
+    tensors |= {key: own[name].detach().clone() for key, name in layout.aliases.items()}
+    tensors |= layout.computed
+    spelt = to_numbered_resnet if rest.numbered else str
+    tensors |= {rest.prefix + spelt(name): value for name, value in rest.backbone.items()}
+    tensors |= {key: tensors[key].to(getattr(torch, dtype)) for key, dtype in rest.dtypes.items()}
+    return {key: tensor for key, tensor in (tensors | dict(rest.unused)).items() if key not in rest.absent}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ import typer
 from fsar_cache import __version__
 from fsar_cache.console import say
 from fsar_cache.errors import EXIT_CODES, Interrupted
-from pipeline import cli_list, cli_store
+from pipeline import cli_checkpoint, cli_list, cli_store
 from pipeline.cli_common import (
     AsJson,
     Backbone,
@@ -43,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_store.app, name="store")
+app.add_typer(cli_checkpoint.app, name="checkpoint")
 app.add_typer(cli_list.app, name="list")
 
 
@@ -169,31 +169,6 @@ def run(
     made = stages.run(chosen, folder, after, how)
     print_json(made) if as_json else typer.echo(evaluating.headline(made))
     stages.say_next(folder)
-
-
-@app.command(
-    "import",
-    epilog=examples(
-        "import checkpoint20000.pt --head gslta --run published",
-        "import checkpoint20000.pt --recipe ./mine.toml --run published --set target.dataset=csv:clips.csv",
-    ),
-)
-def import_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="a .pt or .safetensors file in the head's published layout")],
-    run: Annotated[str, typer.Option("--run", help="name of the new run's folder under runs/, or a path")],
-    head: HeadName = None,
-    recipe: RecipeName = None,
-    classes: Annotated[int, typer.Option(min=1, help="training classes of the checkpoint (64: Kinetics)")] = 64,
-    sets: Sets = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a run of a published checkpoint; its backbone's weights become the run's. No code in the file is executed."""
-    from pipeline import importing
-
-    made, folder = importing.import_checkpoint(checkpoint, recipe, head, run, sets or [], classes)
-    if as_json:
-        print_json({"run": str(folder), "recipe": made})
-    importing.say_next(made, folder)
 
 
 @app.command(epilog=examples("report", "report demo"))

@@ -2,32 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from extract.backbone import Backbone
+from extract.config import device_of
 from fsar_cache.console import say
+from fsar_cache.errors import IntegrityError, UsageError
+from fsar_cache.files import PARTIAL, whole_file
+from fsar_cache.tensor_files import TensorFile, read_tensor_file
+from heads.base import Head
+from heads.published import Layout, Publishable, Rest, load_published, split_published
 from pipeline import choose
+from pipeline.assemble import Places, workshop
+from pipeline.checkpoints import load_checkpoint, pack_state, save_checkpoint, tensor_hash
+from pipeline.folder import CHECKPOINTS, CONFIG, LAST, note_session, read_config, write_config
+from pipeline.model import Model, build_head
 from pipeline.recipe import Recipe
 
-PUBLISHED = ("features.normalise=none", "features.size=224", "features.scaling=unit")
+BACKBONE = "backbone.safetensors"
+"""The file of a run's own backbone."""
+TOP = ("iteration", "epoch")
+"""Keys under which checkpoints say how far training went."""
+ALWAYS = ("features.normalise=none",)
+RESNETS = ("features.size=224", "features.scaling=unit")
 """How published checkpoints want their features: what a head's own recipe is changed to where no recipe is named."""
 
 
-def import_checkpoint(
-    checkpoint: Path, recipe: str | None, head: str | None, run: str, sets: Sequence[str], classes: int
-) -> tuple[Recipe, Path]:
-    """Make the run; returns its recipe and folder. A named recipe is taken as it is, a head's is changed to the published protocol."""
-    from pipeline.runs import import_published
+@dataclass(frozen=True)
+class Imported:
+    """A run made of a published checkpoint: its folder and recipe, and what was read (plain data, for --json)."""
 
-    wanted = choose.load(recipe, head, list(sets) if recipe else [*PUBLISHED, *sets])
-    if not recipe:
-        say(f"import: recipe {wanted.name} with features as published: {', '.join(PUBLISHED)}")
+    run: Path
+    recipe: Recipe
+    read: Mapping[str, Any]
+
+
+def import_checkpoint(
+    checkpoint: Path, recipe: str | None, method: str | None, run: str, sets: Sequence[str], classes: int
+) -> Imported:
+    """Make the run of `fsar-cache checkpoint import`. A named recipe is taken as it is, a head's is changed to the published protocol.
+
+    classes: of the published training set. Errors as `import_published` has them.
+    """
+    if recipe:
+        wanted = choose.load(recipe, method, list(sets))
+    elif method:
+        published = [*ALWAYS, *(RESNETS if "resnet" in choose.load(None, method, list(sets)).features.backbone else ())]
+        wanted = choose.load(None, method, [*published, *sets])
+        say(f"import: recipe {wanted.name} with features as published: {', '.join(published)}")
+    else:
+        raise UsageError("whose checkpoint is it?", hint="--method NAME (fsar-cache list heads) or --recipe NAME")
     wanted = replace(wanted, target=choose.with_part(wanted.target, choose.DEFAULTS["target part"], "target"))
-    folder = choose.named_folder(run)
-    made = import_published(checkpoint, wanted, folder, classes)
-    say(f"import: {checkpoint.name} is the run {folder}")
-    return made, folder
+    made = import_published(checkpoint, wanted, choose.named_folder(run), classes)
+    _say(checkpoint, made)
+    return made
+
+
+def _say(checkpoint: Path, made: Imported) -> None:
+    """What was read, for a person."""
+    read = made.read
+    under = f" under {read['wrapper']!r}" if read["wrapper"] else ""
+    counts = ", ".join(f"{count} of the {whose}" for whose, count in read["tensors"].items() if count)
+    say(f"import: {checkpoint.name}: tensors{under}: {counts}; the run is {made.run}")
+    if read["unused"]:
+        say(f"import: kept, though nothing reads them: {_listed(read['unused'])}")
+    if read["not_loaded"] or read["skipped"]:
+        say(f"import: not loaded: {_listed([*read['not_loaded'], *read['skipped']])}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def say_next(recipe: Recipe, folder: Path) -> None:
@@ -35,3 +90,177 @@ def say_next(recipe: Recipe, folder: Path) -> None:
     extract = choose.command("extract", choose.run_recipe(folder), None, None, ())
     say(f"next: {extract} {recipe.target.dataset}")
     say(f"then: {choose.command('eval', None, None, choose.run_word(folder), ())}")
+
+
+def import_published(path: Path, recipe: Recipe, folder: Path, classes: int = 64) -> Imported:
+    """Turn a published checkpoint of the recipe's head into a run that can be evaluated.
+
+    The backbone's weights become `<folder>/backbone.safetensors`, which the recipe then names, so features must be extracted with it: a
+    store is keyed by the weights that made it. Tensors that nothing reads are kept in the checkpoint under "unused". The folder appears
+    whole or not at all; the same checkpoint again changes nothing. classes: of the published training set (64 for Kinetics).
+
+    UsageError for a recipe that normalises, which no published run did, and where the folder holds another run; MissingError and
+    IntegrityError as `read_tensor_file` has them, and IntegrityError naming what does not fit head, adapters or backbone.
+    """
+    head = build_head(recipe, classes)
+    layout = layout_of(head, recipe.head)
+    if recipe.features.normalise != "none":
+        raise UsageError(
+            f"recipe {recipe.name} normalises features ({recipe.features.normalise}); published checkpoints were trained without",
+            hint="--set features.normalise=none",
+        )
+    file = read_tensor_file(path)
+    rest = split_published(cast(Publishable, head), file.tensors, str(path))
+    if not rest.backbone:
+        raise IntegrityError(f"{path} holds no tensors of a backbone, so the features it needs are not known")
+    counter, iteration = _counter(file, layout)
+    published: dict[str, Any] = {
+        "file": path.name,
+        "iteration": iteration,
+        "sha256": tensor_hash(file.tensors),
+        "wrapper": file.wrapper,
+        "counter": counter,
+        **{name: getattr(rest, name) for name in ("prefix", "numbered", "absent", "dtypes")},
+    }
+    if (folder / CONFIG).exists():
+        made = _repeated(folder, recipe, published, classes)
+    else:
+        with _appearing(folder) as aside:
+            made = _make(path, recipe, aside, folder, classes, file.tensors, published)
+    return Imported(folder, made, _read(recipe.head, layout, file, rest, published))
+
+
+def _of_run(recipe: Recipe, folder: Path, head_config: dict[str, Any]) -> Recipe:
+    """The recipe with the backbone that the run in `folder` keeps."""
+    weights = f"file:{(folder / BACKBONE).resolve()}"
+    return replace(recipe, head_config=head_config, features=replace(recipe.features, weights=weights))
+
+
+def _repeated(folder: Path, recipe: Recipe, published: dict[str, Any], classes: int) -> Recipe:
+    """The recipe of the run that is there; UsageError where it was not made from this checkpoint, or with other settings."""
+    path = folder / CHECKPOINTS / f"{LAST}.safetensors"
+    held = load_checkpoint(path).facts["identity"].get("published", {}) if path.exists() else {}
+    if held.get("sha256") != published["sha256"]:
+        raise UsageError(
+            f"the run {folder} holds another checkpoint: {held.get('file', 'one trained here')}",
+            hint="choose another run folder with --run NAME",
+        )
+    config = read_config(folder).head_config
+    made = _of_run(
+        recipe, folder, {**config, **({"class_num": classes} if "class_num" in config else {}), **recipe.head_config}
+    )
+    write_config(folder, made)
+    return made
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder that is called `folder` only if the block ends well; UsageError where something is there already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and holds no run", hint="choose another run with --run NAME")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _make(
+    path: Path,
+    recipe: Recipe,
+    aside: Path,
+    folder: Path,
+    classes: int,
+    tensors: Mapping[str, Tensor],
+    published: dict[str, Any],
+) -> Recipe:
+    """Write the run into `aside`, as it will be in `folder`."""
+    here = _of_run(recipe, aside, recipe.head_config)
+    rest = split_published(cast(Publishable, build_head(recipe, classes)), tensors, str(path))
+    before = "" if rest.prefix == "" else read_as(recipe.features.backbone)
+    with whole_file(aside / BACKBONE) as file:
+        file.write(save({before + name: tensor.contiguous() for name, tensor in rest.backbone.items()}))
+    try:
+        with workshop(here, Places(aside)) as shop:
+            model = shop.model(classes)
+            identity = {"published": published, "source": {"features": shop.spec.fingerprint}}
+            backbone = shop.backbone
+    except IntegrityError as error:
+        said = error.message.replace(str((aside / BACKBONE).resolve()), f"the backbone in {path}")
+        raise IntegrityError(
+            said, hint=f"is it a {recipe.features.backbone}? If not, say which: --set features.backbone=NAME"
+        ) from error
+    load_published(cast(Publishable, model.head), tensors, str(path))
+    fill_adapters(model, backbone, recipe.features.cut, rest.adapters, str(path))
+    made = _of_run(recipe, folder, asdict(model.head.config))
+    write_config(aside, made)
+    note_session(aside, identity, device_of("cpu"), 0)
+    state = pack_state(model, None) | {f"unused.{name}": tensor for name, tensor in rest.unused.items()}
+    facts = {"iteration": int(published["iteration"] or 0), "identity": identity, "best": None}
+    save_checkpoint(aside / CHECKPOINTS, LAST, state, facts)
+    return made
+
+
+def adapter_tensors(model: Model, backbone: Backbone, cut: str) -> dict[str, Tensor]:
+    """The tensors of the adapters in the model's part of the backbone, {"block10.beside_mlp.NAME": tensor} (those in use, no copies)."""
+    made: dict[str, Tensor] = {}
+    first = backbone.cuts["frames" if cut == "video" else cut]
+    for slot in backbone.slots:
+        block, _, place = slot.partition(".")
+        at = backbone.cuts[block] - first
+        stages = list(cast(nn.Sequential, model.tail))
+        if 0 <= at < len(stages) and place in (inside := cast(nn.ModuleDict, stages[at].adapters)):
+            made |= {f"{slot}.{name}": tensor for name, tensor in inside[place].state_dict().items()}
+    return made
+
+
+def fill_adapters(model: Model, backbone: Backbone, cut: str, given: Mapping[str, Tensor], where: str) -> None:
+    """Copy these tensors into the model's adapters; IntegrityError naming those that are missing, unknown or of another shape."""
+    own = adapter_tensors(model, backbone, cut)
+    wrong = [f"missing {name}" for name in own if name not in given]
+    wrong += [f"unknown {name}" for name in given if name not in own]
+    wrong += [
+        f"{name} is {list(given[name].shape)}, the adapter has {list(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise IntegrityError(
+            f"{where} does not fit the adapters of {type(model.head).__name__}: {'; '.join(wrong[:5])}",
+            hint="set the head's adapters (head_config) as the checkpoint has them",
+        )
+    with torch.no_grad():
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+
+
+def read_as(backbone: str) -> str:
+    """What stands before the names of a backbone's tensors in the files that it reads."""
+    return "visual." if backbone.startswith("clip_") else "feature." if backbone.startswith("videomae_") else ""
+
+
+def _counter(file: TensorFile, layout: Layout) -> tuple[str, int | None]:
+    """Under which key the file says how far training went, and how far; the layout's key and None where it does not."""
+    found = [(key, file.other[key]) for key in (layout.counter, *TOP) if isinstance(file.other.get(key), int)]
+    return found[0] if found else (layout.counter, None)
+
+
+def _read(method: str, layout: Layout, file: TensorFile, rest: Rest, published: Mapping[str, Any]) -> dict[str, Any]:
+    """What was read, as plain data."""
+    return {
+        "method": method,
+        **{name: published[name] for name in ("file", "wrapper", "prefix", "iteration", "sha256")},
+        "tensors": {"head": len(layout.names), "adapters": len(rest.adapters), "backbone": len(rest.backbone)},
+        "unused": sorted(rest.unused),
+        "skipped": list(file.skipped),
+        "not_loaded": list(file.stubs),
+    }
+
+
+def layout_of(head: Head, name: str) -> Layout:
+    """The head's published layout; UsageError where it has none."""
+    if not hasattr(head, "published_layout"):
+        raise UsageError(f"head {name!r} has no published checkpoint layout", hint="fsar-cache list heads")
+    return cast(Publishable, head).published_layout()

@@ -1,12 +1,10 @@
-"""Evaluation of runs: a trained one, a head that needs no training, or a published checkpoint turned into a run."""
+"""Evaluation of runs: a trained one, or a head that needs no training."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
-
-from safetensors.torch import save
+from typing import Any
 
 from cache.spec import FeatureSpec
 from cache.store import open_store, stores_under
@@ -14,14 +12,12 @@ from extract.config import device_of, store_path
 from fsar_cache.canonical import digest
 from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
-from fsar_cache.files import whole_file
-from heads.published import Publishable, load_published, read_checkpoint
 from pipeline.assemble import Opened, Places, Workshop, fit_normaliser, workshop
-from pipeline.checkpoints import load_checkpoint, pack_state, save_checkpoint, tensor_hash, unpack_model
+from pipeline.checkpoints import load_checkpoint, unpack_model
 from pipeline.evaluate import Progress, evaluate
 from pipeline.folder import BEST, CHECKPOINTS, LAST, note_session, read_config, write_config
 from pipeline.loop import repeatable
-from pipeline.model import Model, build_head
+from pipeline.model import Model
 from pipeline.recipe import Recipe
 from pipeline.results import Evaluation, file_name, write_evaluation
 
@@ -164,55 +160,3 @@ def _warn_of_seen(data: dict[str, Any], trained_on: dict[str, Any]) -> None:
         seen = trained_on.get(role) or {}
         if all(seen.get(name) == data[name] for name in ("dataset", "part", "split")):
             warn(f"the clips of {data['dataset']}/{data['part']} were trained on, {how}: this accuracy is no test")
-
-
-def import_published(path: Path, recipe: Recipe, folder: Path, classes: int = 64) -> Recipe:
-    """Turn a published checkpoint of the recipe's head into a run that can be evaluated; returns the run's recipe.
-
-    The backbone's weights become `<folder>/backbone.safetensors`, which the recipe then names, so features must be extracted
-    with it: a store is keyed by the weights that made it. Tensors that nothing reads are kept in the checkpoint under "unused".
-    classes: of the published training set (64 for Kinetics). UsageError for a recipe that normalises, which no published run did,
-    and where the folder holds another run; the same checkpoint again changes nothing.
-    """
-    head = build_head(recipe, classes)
-    if not hasattr(head, "published_layout"):
-        raise UsageError(f"head {recipe.head!r} has no published checkpoint layout", hint="--head gslta")
-    if recipe.features.normalise != "none":
-        raise UsageError(
-            f"recipe {recipe.name} normalises features ({recipe.features.normalise}); published checkpoints were trained without",
-            hint="--set features.normalise=none",
-        )
-    tensors, other = read_checkpoint(path)
-    rest = load_published(cast(Publishable, head), tensors, str(path))
-    if not rest.backbone:
-        raise IntegrityError(f"{path} holds no tensors of a backbone, so the features it needs are not known")
-    published = {"file": path.name, "iteration": other.get("iteration"), "sha256": tensor_hash(tensors)}
-    weights = (folder / "backbone.safetensors").resolve()
-    made = replace(
-        recipe, head_config=asdict(head.config), features=replace(recipe.features, weights=f"file:{weights}")
-    )
-    write_config(folder, made)
-    if (folder / CHECKPOINTS / f"{LAST}.safetensors").exists():
-        _require_imported(folder, published)
-        return made
-    with whole_file(weights) as file:
-        file.write(save({name: tensor.contiguous() for name, tensor in rest.backbone.items()}))
-    with workshop(made, Places(folder)) as shop:
-        model = shop.model(classes)
-        identity = {"published": published, "source": {"features": shop.spec.fingerprint}}
-    model.head.load_state_dict(head.state_dict())
-    note_session(folder, identity, device_of("cpu"), 0)
-    state = pack_state(model, None) | {f"unused.{name}": tensor for name, tensor in rest.unused.items()}
-    facts = {"iteration": int(other.get("iteration") or 0), "identity": identity, "best": None}
-    save_checkpoint(folder / CHECKPOINTS, LAST, state, facts)
-    return made
-
-
-def _require_imported(folder: Path, published: dict[str, Any]) -> None:
-    """UsageError where the folder's checkpoint was not made from this published one."""
-    held = load_checkpoint(checkpoint_of(folder, LAST)).facts["identity"].get("published", {})
-    if held.get("sha256") != published["sha256"]:
-        raise UsageError(
-            f"the run {folder} holds another checkpoint: {held.get('file', 'one trained here')}",
-            hint="choose another run folder with --run NAME",
-        )
