@@ -18,6 +18,7 @@ from heads.alignment import LAST_COLUMNS, otam_both, soft_dtw, soft_dtw_padded, 
 from heads.base import HEADS, Clips, EpisodeBatch, Head, HeadOutput, Needs, Role, Task
 from heads.distances import cosine, frame_distances, similarity, squared_euclidean
 from heads.episodes import averaging, finite, require_pair, train_matching
+from heads.published import Layout
 
 VARIANTS = ("otam", "soft_dtw")
 COMBINATIONS = ("sum", "mean")
@@ -138,3 +139,7 @@ class Otam(Head):
         shot = distances.unsqueeze(1).masked_fill(~mine, torch.inf).argmin(-1)
         cost = table[torch.arange(len(shot), device=shot.device).unsqueeze(1), shot]
         return {"cost": cost, "path": soft_path(cost, self.align), "shot": shot}
+
+    def published_layout(self) -> Layout:
+        """The published checkpoint's keys: a backbone's alone."""
+        return Layout({}, ("backbone.", "backbone.module."), (), numbered=True)

@@ -19,6 +19,7 @@ from fsar_cache.errors import UsageError, unknown
 from heads.base import HEADS, Clips, EpisodeBatch, Head, HeadOutput, Needs, Role, Task
 from heads.distances import cosine, similarity, squared_euclidean
 from heads.episodes import averaging, class_means, finite, require_pair, train_matching
+from heads.published import Layout
 
 METRICS = ("euclidean", "cosine_per_shot", "cosine_prototype", "cosine_timewise")
 
@@ -99,3 +100,8 @@ class ProtoNet(Head):
         """Loss "meta": mean cross-entropy over the queries / tasks_per_batch."""
         del step
         return train_matching(self, batch, self.config.tasks_per_batch)
+
+    def published_layout(self) -> Layout:
+        """The published checkpoint's keys: a backbone's, and the norm over the classes if there is one."""
+        names = {name: f"protypicalNet.{name}" for name in self.state_dict()}
+        return Layout(names, ("backbone.", "backbone.module."), (), numbered=True)

@@ -205,6 +205,9 @@ class Trx(Head):
         return HeadOutput(out.logits, {"meta": (per_episode.sum() / self.config.tasks_per_batch, 1.0)}, out.shows)
 
     def published_layout(self) -> Layout:
-        """The published checkpoint's keys: ours, but for the position code (computed) and a library's lists of tuples."""
+        """The published checkpoint's keys: ours, the computed position codes, and the lists of tuples of the authors' later library."""
         names = {name: name for name in self.state_dict()}
-        return Layout(names, PREFIXES, ("transformers.*.pe.pe", "transformers.*.tuples.*"))
+        computed = {
+            f"transformers.{i}.pe.pe": encoder.get_buffer("pe")[None] for i, encoder in enumerate(self.transformers)
+        }
+        return Layout(names, PREFIXES, ("transformers.*.tuples.*",), computed=computed, numbered=True)
