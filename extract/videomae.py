@@ -127,8 +127,12 @@ class Block(SlottedBlock):
             out = out + self._kept(self.through("beside_mlp", normed))
         return out
 
+    def _drop_rate(self) -> float:
+        brought = [float(getattr(adapter, "drop_path", 0.0)) for adapter in self.adapters.values()]
+        return max([self.drop_path, *brought])
+
     def _kept(self, branch: Tensor) -> Tensor:
-        rate = max([self.drop_path, *(float(getattr(adapter, "drop_path", 0.0)) for adapter in self.adapters.values())])
+        rate = self._drop_rate()
         if not self.training or rate == 0.0:
             return branch
         keep = 1 - rate

@@ -48,7 +48,7 @@ class _ByTrace(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (matrix,) = ctx.saved_tensors
         size = trace(matrix)
-        inverse = torch.where(size > 0, size, torch.inf).reciprocal()
+        inverse = torch.where(size < torch.finfo(size.dtype).tiny, torch.inf, size).reciprocal()
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         along = (gradient * matrix).sum((-2, -1), keepdim=True)
         return gradient * inverse - eye * (along * inverse * inverse), None

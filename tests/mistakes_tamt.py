@@ -143,15 +143,13 @@ MISTAKES: dict[str, tuple[str, Any, str, Any]] = {
     "distances not squared": (CACHED, heads.tamt, "squared_euclidean", plain_euclidean),
     "an unbiased covariance": (CACHED, moments, "covariance", lambda x: torch.stack([torch.cov(each) for each in x])),
     "two passes of batch norm": (TRAIN, Tamt, "forward", in_two_passes),
-    "a loss that is summed": (TRAIN, heads.tamt, "query_losses", summed_loss),
+    "a loss that is summed": (CACHED, heads.tamt, "query_losses", summed_loss),
 }
 
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     (CACHED, {"metric": "inner_product"}),
-    (EVAL, {"metric": "neg_sq_l2"}),
     (CACHED, {"global_temporal_layout": "aligned"}),
     (CACHED, {"newton_schulz_iterations": 4}),
-    (TRAIN, {"drop_path": 0.5}),
-    (TRAIN, {"batch_norm": "running"}),
+    (CACHED, {"batch_norm": "batch"}),
 ]

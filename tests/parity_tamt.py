@@ -94,13 +94,13 @@ def entering_block10(case: Case, backbone: Backbone) -> Tensor:
     return x
 
 
-def watched(head: Tamt) -> Values:
-    """What will stand here after the head has run: x1, y, the covariances, their roots, x2 and z, clips in the order they came in."""
-    seen: Values = {}
+def watched(head: Tamt) -> dict[str, list[Tensor]]:
+    """What will stand here after the head has run: x1, y, the covariances, their roots, x2 and z, pass by pass."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in ("x1", "y", "cov", "sqrtm", "x2", "z")}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-            seen[name] = made
+            seen[name].append(made)
 
         return hook
 
@@ -109,12 +109,13 @@ def watched(head: Tamt) -> Values:
     root, moments_of = head.elstc.pool.matrix, head._moments
 
     def matrix(maps: Tensor) -> Tensor:
-        seen["cov"], seen["sqrtm"] = moments.covariance(maps), root(maps)
-        return seen["sqrtm"]
+        seen["cov"].append(moments.covariance(maps))
+        seen["sqrtm"].append(root(maps))
+        return seen["sqrtm"][-1]
 
     def both(tokens: Tensor) -> Tensor:
-        seen["z"] = moments_of(tokens)
-        return seen["z"]
+        seen["z"].append(moments_of(tokens))
+        return seen["z"][-1]
 
     head.elstc.pool.matrix, head._moments = matrix, both  # type: ignore[method-assign]
     return seen
@@ -133,16 +134,15 @@ def episode(case: Case, tokens: Tensor) -> tuple[EpisodeBatch, Tensor]:
 def run_tamt(case: Case) -> Values:
     """Every output of a case, clips in its order; gradients are of 1000 times the loss."""
     head, adapters, backbone = build(case)
-    seen = watched(head)
+    passes = watched(head)
     with torch.set_grad_enabled("gradients" in case.config):
         at10 = entering_block10(case, backbone)
         at12 = backbone.tail_of("block10", "block12")(at10)
         batch, place = episode(case, at12)
         out = head(batch, 1)
-    back = place.argsort()
-    groups = head.config.covariance_groups
-    seen |= {name: seen[name].unflatten(0, (-1, groups)) for name in ("cov", "sqrtm")}
-    seen = {name: value[back] for name, value in seen.items()}
+    seen = {name: torch.cat(each) for name, each in passes.items()}
+    seen |= {name: seen[name].unflatten(0, (-1, head.config.covariance_groups)) for name in ("cov", "sqrtm")}
+    seen = {name: value[place.argsort()] for name, value in seen.items()}
     every = at10[0, ..., 0].numel() // 14
     values = {
         **{f"tokens{i}_slice": x.flatten(1, 2)[:, ::every, ::32] for i, x in ((10, at10), (12, at12))},
