@@ -256,4 +256,4 @@ class ClipFsar(Head):
     def published_layout(self) -> Layout:
         """The published checkpoint's keys."""
         names = {"scale": "head.scale"} | published_names(self.context, "context", "head.context2")
-        return Layout(names, ("head.backbone.",), ())
+        return Layout(names, ("head.backbone.",), (), wrapper="model_state", counter="epoch")

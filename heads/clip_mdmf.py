@@ -282,10 +282,11 @@ class ClipMdmf(Head):
         for conv in ("conv1", "conv2"):
             names |= {f"{conv}.{leaf}": f"context_{conv}.{leaf}" for leaf in ("weight", "bias")}
         names |= {f"tcn.{name}": f"tcn.{name.replace('blocks', 'network')}" for name in self.tcn.state_dict()}
-        return Layout(names, ("backbone.", "backbone.module."), ("context_conv11.*", "context_conv22.*"))
+        unused = ("context_conv11.*", "context_conv22.*")
+        return Layout(names, ("backbone.", "backbone.module."), unused, aliases=self._second_names())
 
-    def published_aliases(self) -> dict[str, str]:
-        """Published keys that hold tensors of the layout a second time -> our tensor; on loading they win over the first."""
+    def _second_names(self) -> dict[str, str]:
+        """Published keys under which the causal network's tensors stand once more -> our tensor."""
         again = {"conv1": "net.0", "conv2": "net.4"}
         aliases = {}
         for name in self.tcn.state_dict():
