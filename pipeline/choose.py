@@ -72,6 +72,31 @@ def settle_features(recipe: str | None, head: str | None, sets: Sequence[str], k
     return features
 
 
+def settle_kinds(
+    recipe: str | None, head: str | None, sets: Sequence[str], kind: str | None
+) -> list[tuple[str, Features]]:
+    """What an extraction makes, [(kind, its settings)]; said aloud.
+
+    The kind asked for, or where only a recipe or head is named all that its head needs, but what it takes from stores of its own or live.
+    """
+    if not (recipe or head):
+        kind = kind or "features"
+        return [(kind, settle_features(None, None, sets, kind))]
+    from pipeline.beside import EXTRACTION, features_for, kinds_beside
+
+    features = settle_features(recipe, head, sets, kind or "features")
+    if kind is not None:
+        own = {made: needed for needed, made in EXTRACTION.items()}
+        return [(kind, features_for(features, own.get(kind, "features")))]
+    needed = sorted(kinds_beside(load(recipe, head, [*sets, 'features.normalise="none"'])))
+    beside = [each for each in needed if getattr(features, f"{each}_store") is None]
+    if not beside or not (features.cut == "video" or features.store is not None):
+        beside = ["features", *beside]
+    if len(beside) > 1:
+        say(f"the head needs {', '.join(EXTRACTION[each] for each in beside)}")
+    return [(EXTRACTION[each], features_for(features, each)) for each in beside]
+
+
 def _kind_words(features: Features, kind: str) -> str:
     f = features
     if kind in ("flow", "flow-features"):

@@ -40,7 +40,12 @@ def extract(
     ],
     recipe: RecipeName = None,
     head: HeadName = None,
-    kind: Annotated[str, typer.Option(help="features, flow, flow-features or text")] = "features",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="features, flow, flow-features or text (default: features, or all that the recipe's or head's method needs)"
+        ),
+    ] = None,
     backbone: Backbone = None,
     weights: Weights = None,
     cut: Cut = None,
@@ -85,20 +90,29 @@ def extract(
         "dtype": dtype,
         "precision": precision,
     }
-    _require_meaning(kind, given, {"ray-address": ray_address and engine != "ray", "device": device != "auto"})
+    _require_meaning(
+        kind or "features", given, {"ray-address": ray_address and engine != "ray", "device": device != "auto"}
+    )
     changes = feature_settings(backbone, weights, cut) + setting("features.views", views)
     changes += setting("features.dtype", dtype) + setting("features.precision", precision)
     changes += setting("features.decoder", decoder)
-    features = choose.settle_features(recipe, head, [*changes, *(sets or [])], kind)
+    kinds = choose.settle_kinds(recipe, head, [*changes, *(sets or [])], kind)
     how: dict[str, Any] = {"workers": workers, "device": device, "backend": backend}
     how |= {"max_failures": max_failures, "time_limit": float(time_limit), "batch_clips": batch_clips}
-    how |= {"kind": kind, "partitions": tuple(partition or ()), "classes": tuple(classes or ()), "part": _part(part)}
+    how |= {"partitions": tuple(partition or ()), "classes": tuple(classes or ()), "part": _part(part)}
     how |= {"engine": engine, "ray_address": ray_address, "block_rows": block_rows, "force": force}
+    made: list[Any] = []
     try:
-        made = stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed)
+        for each, features in kinds:
+            # a class list takes seconds: where it goes with other kinds, every part of the work makes all of it
+            whole = {"part": (1, 1)} if each == "text" and kind is None else {}
+            if not (each == "text" and kind is None and dry_run):
+                made += stages.extract(
+                    dataset, features, {**how, "kind": each, **whole}, dry_run=dry_run, retry_failed=retry_failed
+                )
     except FailedVideosError as error:
         if as_json:
-            print_json(error.made)
+            print_json([*made, *error.made])
         raise
     if as_json:
         print_json(made)

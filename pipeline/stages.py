@@ -52,7 +52,7 @@ def extract(
     dataset: str, features: Features, how: Mapping[str, Any], *, dry_run: bool = False, retry_failed: bool = False
 ) -> list[Plan | Summary]:
     """Extract every dataset that the name stands for; `how`: settings of ExtractConfig that don't change the bytes."""
-    from pipeline.assemble import extract_config
+    from pipeline.beside import extract_config
 
     kind = how.get("kind", "features")
     if features.cut == "video" and kind == "features":
@@ -67,7 +67,12 @@ def extract(
     except ValueError as error:
         raise UsageError(str(error)) from error
     usual = not dataset.startswith(SYNTH.rstrip("-")) or kind == "text" or not features.backbone.startswith("resnet")
-    if usual and features.weights.startswith("random:") and features.cut != "frames" and kind != "flow":
+    if (
+        usual
+        and features.weights.startswith("random:")
+        and kind != "flow"
+        and (features.cut != "frames" or kind != "features")
+    ):
         hubs = {"clip": "openclip:openai", "vide": "file:PATH"}
         better = hubs.get(features.backbone[:4], "timm:resnet18.a1_in1k")
         warn(f"weights {features.weights} have seen nothing; for numbers that mean something: --weights {better}")
@@ -216,6 +221,7 @@ def run(recipe: Recipe, folder: Path, sets: Sequence[str], how: Mapping[str, Any
             say(f"extract {name}: nothing to do, the recipe decodes live video")
         else:
             extract(name, recipe.features, how)
+        _extract_beside(name, recipe, how)
     if trained:
         train(recipe, folder, device=device)
     else:
@@ -234,6 +240,17 @@ def run(recipe: Recipe, folder: Path, sets: Sequence[str], how: Mapping[str, Any
         )
     report(folder)
     return found
+
+
+def _extract_beside(dataset: str, recipe: Recipe, how: Mapping[str, Any]) -> None:
+    """The other kinds that the recipe's head needs of the dataset, but those that it takes from stores of its own."""
+    from pipeline.beside import EXTRACTION, features_for, kinds_beside
+
+    for kind in sorted(kinds_beside(recipe)):
+        if (named := getattr(recipe.features, f"{kind}_store")) is not None:
+            say(f"extract {dataset} {kind}: nothing to do, the recipe uses the store {named}")
+        else:
+            extract(dataset, features_for(recipe.features, kind), {**how, "kind": EXTRACTION[kind]})
 
 
 def _render_missing(datasets: Sequence[str], show_there: bool = False) -> None:
