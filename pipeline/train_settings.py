@@ -94,8 +94,10 @@ class Train:
             raise ValueError(f"eta_min is where the rate ends, so it can't exceed lr: {self.eta_min} and {self.lr}")
         if self.warmup_lr and not self.warmup:
             raise ValueError("warmup_lr has no use without warmup")
-        if self.warmup and self.warmup >= self.epochs:
-            raise ValueError(f"warmup takes {self.warmup} epochs, but the training has only {self.epochs:g}")
+        if self.schedule == "cosine" and not self.t_max and self.warmup >= self.epochs:
+            raise ValueError(
+                f"nothing is left for the cosine: warmup takes {self.warmup} epochs of the {self.epochs:g} that the training has"
+            )
         if self.tasks_per_batch % self.processes:
             raise ValueError(
                 f"a step takes as many episodes of each process: tasks_per_batch {self.tasks_per_batch} is no multiple of "

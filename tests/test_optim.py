@@ -48,6 +48,12 @@ def test_clip_fsar_has_the_rates_that_its_card_says_were_used(dataset: str) -> N
         assert rate(i) == pytest.approx(base * share), i
 
 
+def test_a_training_may_end_within_its_warm_up() -> None:
+    """A short trial of a published recipe."""
+    train = load_recipe("clip-fsar-hmdb51-1shot", ["train.iterations=40"]).train
+    assert rate_at(train, 40) == pytest.approx(1e-6 + 9e-6 * 9 / 700)
+
+
 def test_clip_fsar_counted_plainly_runs_half_as_fast() -> None:
     train = load_recipe("clip-fsar-hmdb51-1shot", ["train.epoch_counting=plain"]).train
     assert [rate_at(train, 4 * 700 * n + 1) for n in (1, 3, 4, 6)] == pytest.approx([1e-5, 1e-5, 1e-6, 1e-7])
@@ -155,7 +161,7 @@ def test_a_rate_rises_in_the_warm_up_and_never_after(
         (["train.eta_min=1e-6"], "settings of the schedule 'cosine'"),
         (["train.schedule=cosine", "train.eta_min=1"], "can't exceed lr"),
         (["train.warmup_lr=1e-6"], "no use without warmup"),
-        (["train.warmup=120"], "the training has only 120"),
+        (["train.warmup=120", "train.schedule=cosine"], "takes 120 epochs of the 120 that"),
         (["train.warmup=-1"], "warmup must not be negative"),
         (["train.steps_iter=0"], "steps_iter must be at least 1"),
         (["train.processes=3"], "no multiple of processes 3"),

@@ -316,6 +316,22 @@ def test_extending_nothing_or_in_a_circle_is_refused(tmp_path: Path, extends: st
         load_recipe(recipe_file(tmp_path, "mine", 'extends = "./none.toml"\n'))
 
 
+def test_the_documents_table_is_that_of_the_recipes() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "recipes.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    table = {row[0].strip("`"): row[1:] for row in rows if len(row) == 6}
+    assert list(table) == list(SHIPPED)
+    for name, (domains, episode, follows, number, sure) in table.items():
+        recipe, published = SHIPPED[name], SHIPPED[name].published or Published()
+        assert domains == " -> ".join(dict.fromkeys((recipe.source.dataset, recipe.target.dataset)))
+        assert (episode, follows) == (f"{recipe.eval.way}, {recipe.eval.shot}", recipe.follows)
+        value, _, interval = number.partition(" ± ")
+        assert (value, sure) == (f"{published.value:g}" if published.value is not None else "", published.sure)
+        assert interval == (f"{published.interval:g}" if published.interval else "")
+
+
 def test_recipes_are_listed_with_their_numbers() -> None:
     def listed(*words: str) -> str:
         made = CliRunner().invoke(app, ["list", "recipes", *words])
