@@ -7,11 +7,17 @@ from heads.gslta import Gslta, GsltaConfig
 from heads.moments import BdcPooling, CovariancePooling
 from heads.otam import Otam, OtamConfig
 from heads.protonet import ProtoNet, ProtoNetConfig
+from heads.ta2n import Ta2n, Ta2nConfig
+from heads.ta2n_blocks import ACM, TTM, timewise_cos
+from heads.ta2n_network import TA2N
 from heads.tamt import Tamt, TamtConfig
 from heads.trx import Trx, TrxConfig
 
 __all__ = [
+    "ACM",
     "HEADS",
+    "TA2N",
+    "TTM",
     "BdcPooling",
     "CovariancePooling",
     "ClipFsar",
@@ -28,9 +34,12 @@ __all__ = [
     "OtamConfig",
     "ProtoNet",
     "ProtoNetConfig",
+    "Ta2n",
+    "Ta2nConfig",
     "Tamt",
     "TamtConfig",
     "Task",
     "Trx",
     "TrxConfig",
+    "timewise_cos",
 ]

@@ -203,4 +203,4 @@ class Head(nn.Module):
                 )
 
 
-HEADS: Registry[type[Head]] = Registry("head", ("heads.protonet", "heads.otam", "heads.gslta", "heads.clip_fsar", "heads.clip_mdmf", "heads.tamt", "heads.trx", "heads.trx"))
+HEADS: Registry[type[Head]] = Registry("head", ("heads.ta2n", "heads.protonet", "heads.otam", "heads.gslta", "heads.clip_fsar", "heads.clip_mdmf", "heads.tamt", "heads.trx"))

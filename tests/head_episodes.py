@@ -12,6 +12,7 @@ from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Task
 from heads.episodes import encode_clips
 
 SMALL: dict[str, dict[str, Any]] = {
+    "ta2n": {"dim": 16, "hidden": 8, "seq_len": 5, "way": 3, "dropout": 0.0},
     "tamt": {"dim": 16, "steps": 5, "covariance_groups": 5, "reduce_dims": (12, 8)},
     "trx": {"dim": 16, "seq_len": 5, "trans_linear_out_dim": 12, "trans_dropout": 0.0},
     "clip_fsar": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0},
@@ -55,6 +56,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("tamt", {}),
     ("tamt", {"metric": "inner_product", "global_temporal_layout": "aligned", "newton_schulz_backward": "autograd"}),
     ("tamt", {"second_moment": "bdc", "covariance_groups": 1, "metric": "neg_sq_l2", "tasks_per_batch": 4}),
+    ("ta2n", {}),
+    ("ta2n", {"first_stage": False, "dist_norm": True, "loss_reduction": "mean"}),
+    ("ta2n", {"second_stage": False}),
     ("gslta", {}),
     (
         "gslta",
@@ -62,9 +66,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ),
 ]
 IDS = [f"{name} {' '.join(map(str, config.values()))}".strip() for name, config in VARIANTS]
-EQUAL_SHOTS: set[str] = set()
+EQUAL_SHOTS: set[str] = {"ta2n"}
 """Heads that refuse classes with different numbers of shots."""
-SHOT_ORDER: set[str] = set()
+SHOT_ORDER: set[str] = {"ta2n"}
 """Heads for which one of a class's shots is another than the rest, so that their order matters."""
 FRAMES, DIM, WAY, CLASSES, SIDE = 5, 16, 3, 8, 4
 
