@@ -85,20 +85,24 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_published(head: Publishable, tensors: Mapping[str, Tensor], where: str = "the checkpoint") -> Rest:
     """Copy a published checkpoint's tensors into `head`, strictly; returns what belongs to adapters and backbone and what nothing reads.
 
-    IntegrityError naming keys: one that the head needs is missing, one is known to nobody, or a shape differs. Nothing is copied then.
+    IntegrityError naming keys: one that the head needs is missing, one is known to nobody, a shape differs, or one that is computed has
+    other values. Nothing is copied then.
     """
     layout = head.published_layout()
     rest = split_published(head, tensors, where)
     own, given = head.state_dict(), _values(layout, tensors)
-    _refuse(
-        head,
-        where,
-        [
-            f"{key} is {list(given[key].shape)}, the head has {list(own[name].shape)}"
-            for name, key in layout.names.items()
-            if given[key].shape != own[name].shape
-        ],
-    )
+    problems = [
+        f"{key} is {list(given[key].shape)}, the head has {list(own[name].shape)}"
+        for name, key in layout.names.items()
+        if given[key].shape != own[name].shape
+    ]
+    problems += [
+        f"{key} is not what it is computed to be"
+        for key, value in layout.computed.items()
+        if key in tensors
+        and not (tensors[key].shape == value.shape and torch.allclose(tensors[key].float(), value, atol=1e-5))
+    ]
+    _refuse(head, where, problems)
     with torch.no_grad():
         for name, key in layout.names.items():
             own[name].copy_(given[key])
@@ -108,7 +112,7 @@ def load_published(head: Publishable, tensors: Mapping[str, Tensor], where: str 
 def split_published(head: Publishable, tensors: Mapping[str, Tensor], where: str = "the checkpoint") -> Rest:
     """What of a published checkpoint is not the head's own; only names are looked at, so the head may have other sizes.
 
-    IntegrityError as for `load_published`, shapes aside; it says so where the file holds a backbone alone and the head has tensors.
+    IntegrityError naming keys that are missing or unknown; it says so where the file holds a backbone alone and the head has tensors.
     """
     layout = head.published_layout()
     own = head.state_dict()
@@ -128,11 +132,7 @@ def split_published(head: Publishable, tensors: Mapping[str, Tensor], where: str
     numbered = any(key.partition(".")[0] in CHILDREN for key in backbone)
     problems = [f"missing {key}" for key in mine if key not in given]
     problems += [f"unknown {key}" for key in rest if not key.startswith(prefix)]
-    for key, value in layout.computed.items():
-        if key in tensors:
-            unused[key] = tensors[key]
-            if tensors[key].shape != value.shape or not torch.allclose(tensors[key].float(), value, atol=1e-5):
-                problems.append(f"{key} is not what it is computed to be")
+    unused |= {key: tensors[key] for key in layout.computed if key in tensors}
     _refuse(head, where, problems)
     dtypes = {
         key: str(tensor.dtype).removeprefix("torch.")

@@ -232,7 +232,7 @@ class Tamt(Head):
         return HeadOutput(out.logits, {"meta": (loss, 1.0)})
 
     def published_layout(self) -> Layout:
-        """The published checkpoint's keys of this head; those of its adapters lie among the backbone's (`published_adapters`).
+        """The published checkpoint's keys, those of its adapters among the backbone's.
 
         UsageError with bdc, which no published checkpoint has.
         """
@@ -245,7 +245,8 @@ class Tamt(Head):
         for name in self.state_dict():
             part, _, leaf = name.rpartition(".")
             names[name] = f"{PUBLISHED_PARTS[part]}.{leaf}"
-        return Layout(names, ("feature.",), UNUSED)
+        adapters = self.published_adapters()
+        return Layout(names, ("feature.",), UNUSED, wrapper="state", counter="epoch", adapters=adapters)
 
     def published_adapters(self) -> dict[str, str]:
         """Name of each tensor of the adapters, "block10.beside_mlp.reduce.weight" -> its published key."""

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from extract import clip_weights
 from extract.backbone import Backbone
 from fsar_cache.console import say
 from fsar_cache.errors import UsageError
@@ -21,8 +20,9 @@ from heads.published import Layout, Publishable, Rest, to_published
 from pipeline.assemble import Places, workshop
 from pipeline.checkpoints import Checkpoint, load_checkpoint, unpack_model
 from pipeline.folder import read_config
-from pipeline.importing import BACKBONE, adapter_tensors, layout_of, read_as
+from pipeline.importing import BACKBONE, layout_of
 from pipeline.model import Model
+from pipeline.published_backbone import adapter_tensors, read_as, trained_backbone
 from pipeline.recipe import Recipe
 from pipeline.runs import checkpoint_of
 
@@ -80,7 +80,7 @@ def _say(made: Mapping[str, Any]) -> None:
 def _rest(folder: Path, recipe: Recipe, layout: Layout, model: Model, backbone: Backbone, found: Checkpoint) -> Rest:
     """What is written beside the head's own tensors."""
     published = found.facts["identity"].get("published")
-    made = trained_backbone(recipe, model, backbone)
+    made = trained_backbone(model, backbone, recipe.features.cut)
     adapters = adapter_tensors(model, backbone, recipe.features.cut)
     if published is None:
         return Rest(made, {}, layout.backbone[0], adapters, layout.numbered)
@@ -100,33 +100,6 @@ def _rest(folder: Path, recipe: Recipe, layout: Layout, model: Model, backbone: 
 def _kept(held: Tensor, now: Tensor | None) -> Tensor:
     """The tensor of an imported file in its own type, unless training changed it."""
     return held if now is None or torch.equal(held.to(now.dtype), now) else now
-
-
-def trained_backbone(recipe: Recipe, model: Model, backbone: Backbone) -> dict[str, Tensor]:
-    """The backbone's tensors under their published names: before the cut those of the recipe's weights, after it those of training."""
-    state = backbone.state_dict()
-    first = backbone.cuts["frames" if recipe.features.cut == "video" else recipe.features.cut]
-    for name, tensor in model.tail.state_dict().items():
-        number, _, inner = name.partition(".")
-        state[f"stages.{first + int(number)}.{inner}"] = tensor
-    return {key: state[name] for name, key in own_names(backbone).items()}
-
-
-def own_names(backbone: Backbone) -> dict[str, str]:
-    """Name of each of a backbone's tensors -> what its makers call it; UsageError for one without published checkpoints."""
-    if backbone.name.startswith("clip_"):
-        return clip_weights.published_names(backbone)
-    kind = next((kind for kind in ("resnet", "videomae") if backbone.name.startswith(kind)), None)
-    if kind is None:
-        raise UsageError(f"no published checkpoint has the backbone {backbone.name or 'of a store made elsewhere'}")
-    made = {}
-    for name in backbone.state_dict():
-        _, number, inner = name.split(".", 2)
-        if kind == "resnet":
-            made[name] = inner.removeprefix("net.")
-        else:
-            made[name] = f"patch_embed.{inner}" if number == "1" else f"blocks.{int(number) - 2}.{inner}"
-    return made
 
 
 def _torch(whole: Any) -> bytes:

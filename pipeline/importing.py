@@ -12,13 +12,15 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
+from extract import defaults
 from extract.backbone import Backbone
 from extract.config import device_of
 from fsar_cache.console import say
 from fsar_cache.errors import IntegrityError, UsageError
 from fsar_cache.files import PARTIAL, whole_file
+from fsar_cache.settings import override
 from fsar_cache.tensor_files import TensorFile, read_tensor_file
 from heads.base import Head
 from heads.published import Layout, Publishable, Rest, load_published, split_published
@@ -27,15 +29,13 @@ from pipeline.assemble import Places, workshop
 from pipeline.checkpoints import load_checkpoint, pack_state, save_checkpoint, tensor_hash
 from pipeline.folder import CHECKPOINTS, CONFIG, LAST, note_session, read_config, write_config
 from pipeline.model import Model, build_head
+from pipeline.published_backbone import adapter_tensors, read_as, recognised
 from pipeline.recipe import Recipe
 
 BACKBONE = "backbone.safetensors"
 """The file of a run's own backbone."""
 TOP = ("iteration", "epoch")
 """Keys under which checkpoints say how far training went."""
-ALWAYS = ("features.normalise=none",)
-RESNETS = ("features.size=224", "features.scaling=unit")
-"""How published checkpoints want their features: what a head's own recipe is changed to where no recipe is named."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,35 @@ class Imported:
 def import_checkpoint(
     checkpoint: Path, recipe: str | None, method: str | None, run: str, sets: Sequence[str], classes: int
 ) -> Imported:
-    """Make the run of `fsar-cache checkpoint import`. A named recipe is taken as it is, a head's is changed to the published protocol.
+    """Make the run of `fsar-cache checkpoint import`. A named recipe is taken as it is, a method's is changed to what the file holds.
 
     classes: of the published training set. Errors as `import_published` has them.
     """
-    if recipe:
-        wanted = choose.load(recipe, method, list(sets))
-    elif method:
-        published = [*ALWAYS, *(RESNETS if "resnet" in choose.load(None, method, list(sets)).features.backbone else ())]
-        wanted = choose.load(None, method, [*published, *sets])
-        say(f"import: recipe {wanted.name} with features as published: {', '.join(published)}")
-    else:
+    if not (recipe or method):
         raise UsageError("whose checkpoint is it?", hint="--method NAME (fsar-cache list heads) or --recipe NAME")
+    wanted = choose.load(recipe, method, list(sets) if recipe else ["features.normalise=none", *sets])
+    file = read_tensor_file(checkpoint)
+    if not recipe:
+        wanted = _fitted(wanted, file, str(checkpoint), sets, classes)
     wanted = replace(wanted, target=choose.with_part(wanted.target, choose.DEFAULTS["target part"], "target"))
-    made = import_published(checkpoint, wanted, choose.named_folder(run), classes)
+    made = import_published(checkpoint, file, wanted, choose.named_folder(run), classes)
     _say(checkpoint, made)
     return made
+
+
+def _fitted(recipe: Recipe, file: TensorFile, where: str, sets: Sequence[str], classes: int) -> Recipe:
+    """The method's recipe with the backbone that the file holds, its features as published, and the head as wide; `sets` go before."""
+    head = build_head(recipe, classes)
+    layout_of(head, recipe.head)
+    found = recognised(split_published(cast(Publishable, head), file.tensors, where).backbone)
+    fitting = {"backbone": found, **defaults.features_of(found)} if found else {}
+    given = override({"features": {}, "head_config": {}}, list(sets))
+    fitting = {name: value for name, value in fitting.items() if name not in given["features"]}
+    say(
+        f"import: recipe {recipe.name} with features of {found or recipe.features.backbone}, as published not normalised"
+    )
+    kept = {name: value for name, value in recipe.head_config.items() if name != "dim" or name in given["head_config"]}
+    return replace(recipe, head_config=kept, features=replace(recipe.features, **fitting))
 
 
 def _say(checkpoint: Path, made: Imported) -> None:
@@ -92,15 +105,14 @@ def say_next(recipe: Recipe, folder: Path) -> None:
     say(f"then: {choose.command('eval', None, None, choose.run_word(folder), ())}")
 
 
-def import_published(path: Path, recipe: Recipe, folder: Path, classes: int = 64) -> Imported:
-    """Turn a published checkpoint of the recipe's head into a run that can be evaluated.
+def import_published(path: Path, file: TensorFile, recipe: Recipe, folder: Path, classes: int = 64) -> Imported:
+    """Turn a published checkpoint of the recipe's head, what `path` holds, into a run that can be evaluated.
 
     The backbone's weights become `<folder>/backbone.safetensors`, which the recipe then names, so features must be extracted with it: a
     store is keyed by the weights that made it. Tensors that nothing reads are kept in the checkpoint under "unused". The folder appears
     whole or not at all; the same checkpoint again changes nothing. classes: of the published training set (64 for Kinetics).
 
-    UsageError for a recipe that normalises, which no published run did, and where the folder holds another run; MissingError and
-    IntegrityError as `read_tensor_file` has them, and IntegrityError naming what does not fit head, adapters or backbone.
+    UsageError for a recipe that normalises, which no published run did, and where the folder holds another run; IntegrityError naming what does not fit head, adapters or backbone.
     """
     head = build_head(recipe, classes)
     layout = layout_of(head, recipe.head)
@@ -109,7 +121,6 @@ def import_published(path: Path, recipe: Recipe, folder: Path, classes: int = 64
             f"recipe {recipe.name} normalises features ({recipe.features.normalise}); published checkpoints were trained without",
             hint="--set features.normalise=none",
         )
-    file = read_tensor_file(path)
     rest = split_published(cast(Publishable, head), file.tensors, str(path))
     if not rest.backbone:
         raise IntegrityError(f"{path} holds no tensors of a backbone, so the features it needs are not known")
@@ -203,19 +214,6 @@ def _make(
     return made
 
 
-def adapter_tensors(model: Model, backbone: Backbone, cut: str) -> dict[str, Tensor]:
-    """The tensors of the adapters in the model's part of the backbone, {"block10.beside_mlp.NAME": tensor} (those in use, no copies)."""
-    made: dict[str, Tensor] = {}
-    first = backbone.cuts["frames" if cut == "video" else cut]
-    for slot in backbone.slots:
-        block, _, place = slot.partition(".")
-        at = backbone.cuts[block] - first
-        stages = list(cast(nn.Sequential, model.tail))
-        if 0 <= at < len(stages) and place in (inside := cast(nn.ModuleDict, stages[at].adapters)):
-            made |= {f"{slot}.{name}": tensor for name, tensor in inside[place].state_dict().items()}
-    return made
-
-
 def fill_adapters(model: Model, backbone: Backbone, cut: str, given: Mapping[str, Tensor], where: str) -> None:
     """Copy these tensors into the model's adapters; IntegrityError naming those that are missing, unknown or of another shape."""
     own = adapter_tensors(model, backbone, cut)
@@ -234,11 +232,6 @@ def fill_adapters(model: Model, backbone: Backbone, cut: str, given: Mapping[str
     with torch.no_grad():
         for name, tensor in given.items():
             own[name].copy_(tensor)
-
-
-def read_as(backbone: str) -> str:
-    """What stands before the names of a backbone's tensors in the files that it reads."""
-    return "visual." if backbone.startswith("clip_") else "feature." if backbone.startswith("videomae_") else ""
 
 
 def _counter(file: TensorFile, layout: Layout) -> tuple[str, int | None]:

@@ -50,10 +50,9 @@ def build(case: Case) -> tuple[Tamt, dict[str, nn.Module], Backbone]:
     head = Tamt(TamtConfig(dim=config["embed_dim"], adapter_blocks=blocks, adapter_drop_path=rate, **settings))
     backbone = copy.deepcopy(blank())
     given = tensors(case.weights)
-    rest = dict(load_published(head, given, str(case.path)).backbone)
+    found = load_published(head, given, str(case.path))
+    rest, own = dict(found.backbone), found.adapters
     adapters = head.adapters(backbone.slots)
-    inside = {published: name for name, published in head.published_adapters().items()}
-    own = {inside[f"feature.{key}"]: rest.pop(key) for key in list(rest) if f"feature.{key}" in inside}
     for slot, adapter in adapters.items():
         parts = {name.removeprefix(f"{slot}."): value for name, value in own.items() if name.startswith(f"{slot}.")}
         adapter.load_state_dict(parts, strict=True)

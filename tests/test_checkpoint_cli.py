@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from published_files import CASES, Case, small_backbones
+from safetensors.torch import load_file
+from torch import Tensor
 from worlds import fill, make_world
 
 from extract.config import backbone_of, spec_of
 from extract.resnet import trunk
 from fsar_cache import errors
+from fsar_cache.tensor_files import read_tensor_file
 from heads.published import Rest, to_published
 from pipeline import cli
 from pipeline.assemble import workshop
@@ -23,6 +28,97 @@ from pipeline.folder import read_config
 from pipeline.importing import import_published
 from pipeline.model import build_head
 from pipeline.runs import evaluate_run
+
+
+class Settings(dict[str, object]):
+    """A config object of a training script."""
+
+
+def written(path: Path, case: Case) -> dict[str, Tensor]:
+    """The file of a training script in this layout, with all that such files hold beside weights."""
+    tensors = case.tensors()
+    if not case.wrapper:
+        torch.save(OrderedDict(tensors), path)
+        return tensors
+    whole = {
+        case.counter: 20000,
+        case.wrapper: OrderedDict(tensors),
+        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-3}]},
+        "cfg": Settings(TRAIN=Settings(LR=1e-3)),
+    }
+    torch.save(whole, path)
+    return tensors
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for runs, and narrow backbones."""
+    monkeypatch.setenv("FSAR_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("FSAR_STORES", str(tmp_path / "stores"))
+    monkeypatch.setenv("FSAR_VIDEOS", str(tmp_path / "videos"))
+    small_backbones(monkeypatch)
+    return tmp_path
+
+
+Fsar = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fsar(capsys: pytest.CaptureFixture[str]) -> Fsar:
+    def call(*words: object) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def settings(case: Case) -> list[str]:
+    return [word for text in case.sets for word in ("--set", text)]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_layout_is_read_and_written_back(here: Path, fsar: Fsar, name: str) -> None:
+    case = CASES[name]
+    tensors = written(here / "theirs.pt", case)
+    code, out, err = fsar(
+        "checkpoint",
+        "import",
+        "--method",
+        case.method,
+        here / "theirs.pt",
+        "--run",
+        "theirs",
+        *settings(case),
+        "--json",
+    )
+    assert code == 0, err
+    read = json.loads(out)
+    assert (read["method"], read["wrapper"]) == (case.method, case.wrapper)
+    assert read["iteration"] == (20000 if case.wrapper else None)
+    assert len(read["unused"]) == case.unused
+    assert read["tensors"]["adapters"] == case.adapters
+    again = 12 if case.method == "clip_mdmf" else 0
+    computed = 2 if case.method == "trx" else 0
+    assert sum(read["tensors"].values()) + len(read["unused"]) + 1.5 * again == len(tensors)
+    assert read["not_loaded"] == (["test_checkpoint_cli.Settings"] if case.wrapper else [])
+    assert computed <= case.unused
+    code, out, err = fsar("checkpoint", "export", "theirs", here / "back.pt", "--json")
+    assert code == 0, err
+    whole = torch.load(here / "back.pt", weights_only=True)
+    if case.wrapper:
+        assert whole.keys() == {case.counter, case.wrapper}
+        assert whole[case.counter] == 20000
+    assert same(whole[case.wrapper] if case.wrapper else whole, tensors)
+    assert json.loads(out)["absent"] == []
+    assert fsar("checkpoint", "export", "theirs", here / "back.safetensors")[0] == 0
+    assert same(load_file(here / "back.safetensors"), tensors)
 
 
 @pytest.mark.parametrize("prefix", ["backbone.resnet.", "backbone.module.resnet."])
@@ -37,7 +133,8 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path: Path, prefix: str) -> No
     tensors = to_published(head, Rest(net.state_dict(), unused, prefix))  # type: ignore[arg-type]
     torch.save({"iteration": 20000, "model_state_dict": OrderedDict(tensors)}, tmp_path / "theirs.pt")
 
-    made = import_published(tmp_path / "theirs.pt", recipe, tmp_path / "run", classes=5).recipe
+    file = tmp_path / "theirs.pt"
+    made = import_published(file, read_tensor_file(file), recipe, tmp_path / "run", classes=5).recipe
     config = extract_config(made.features)
     spec = spec_of(config, backbone_of(config))
     assert (
@@ -58,8 +155,9 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path: Path, prefix: str) -> No
     assert found.identity["checkpoint"]["iteration"] == 20000
     del tensors["student_encoder.layers.0.0.norm.weight"]
     torch.save({"model_state_dict": tensors}, tmp_path / "less.pt")
+    less = tmp_path / "less.pt"
     with pytest.raises(errors.IntegrityError, match=r"student_encoder\.layers\.0\.0\.norm\.weight"):
-        import_published(tmp_path / "less.pt", recipe, tmp_path / "other", classes=5)
+        import_published(less, read_tensor_file(less), recipe, tmp_path / "other", classes=5)
 
 
 @pytest.mark.parametrize("prefix", ["backbone.resnet.", "backbone.module.resnet."])

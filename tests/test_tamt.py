@@ -298,9 +298,9 @@ def test_published_layout_goes_round(backbone: Backbone) -> None:
     rest = load_published(head, given)
     inside = head.published_adapters()
     assert len(rest.unused) == 12 * 4 + 2 * 7
-    left = {f"{rest.prefix}{name}" for name in rest.backbone} - set(inside.values())
-    assert {key.split(".")[1] for key in left} == {"patch_embed", "blocks"}
-    assert len(left) == len(dict(backbone.named_parameters()))
+    assert {key.split(".")[0] for key in rest.backbone} == {"patch_embed", "blocks"}
+    assert len(rest.backbone) == len(dict(backbone.named_parameters()))
+    assert rest.adapters.keys() == inside.keys()
     for slot, adapter in head.adapters(SLOTS).items():
         for name, tensor in adapter.state_dict().items():
             assert given[inside[f"{slot}.{name}"]].shape == tensor.shape
