@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,15 @@ def extract_command(dataset: str, features: Features, kind: str = "features") ->
     return shlex.join(words)
 
 
+@cache
+def _warn_of_drawn(weights: str) -> None:
+    """Once per process."""
+    warn(
+        f"class text is of a tower with drawn weights ({weights}): it shows the mechanics, it means nothing "
+        "(--set features.text_weights=openclip:openai)"
+    )
+
+
 class Companions:
     """Opens what lies beside the features of a recipe; kinds: those that its head needs, of "flow" and "text"."""
 
@@ -125,10 +134,7 @@ class Companions:
     def _text_spec(self) -> FeatureSpec:
         f, weights = self._features, text_weights(self._features)
         if weights.startswith("random:"):
-            warn(
-                f"class text is of a tower with drawn weights ({weights}): it shows the mechanics, it means nothing "
-                "(--set features.text_weights=openclip:openai)"
-            )
+            _warn_of_drawn(weights)
         return text_spec(text_tower(f.text_backbone, weights), f.prompt)
 
     @cached_property
