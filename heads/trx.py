@@ -91,16 +91,16 @@ class TupleEncoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values."""
         y = self.dropout(x + self.pe[: x.shape[1]])
-        keys = self.norm_k(self._project(y, self.k_linear.weight) + self.k_linear.bias)
+        keys: Tensor = self.norm_k(self._project(y, self.k_linear.weight, self.k_linear.bias))
         return keys, self._project(y, self.v_linear.weight)
 
-    def _project(self, y: Tensor, weight: Tensor) -> Tensor:
-        """W t of all tuples t: the part of W for each place in a tuple, times every frame, added up; [B, T, D] -> [B, L, d]."""
+    def _project(self, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """W t + b of all tuples t: the part of W for each place in a tuple, times every frame, added up; [B, T, D] -> [B, L, d]."""
         places = self.tuples.unbind(1)
         parts = weight.chunk(len(places), 1)
-        made = F.linear(y, parts[0])[:, places[0]]
+        made = F.linear(y, parts[0], bias)[:, places[0]]
         for place, part in zip(places[1:], parts[1:], strict=True):
-            made = made + F.linear(y, part)[:, place]
+            made += F.linear(y, part)[:, place]
         return made
 
 

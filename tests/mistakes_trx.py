@@ -53,8 +53,8 @@ def averaged_before(scores: Tensor) -> Tensor:
 def norm_of(value: bool, key: bool) -> Callable[[TupleEncoder, Tensor], tuple[Tensor, Tensor]]:
     def forward(self: TupleEncoder, x: Tensor) -> tuple[Tensor, Tensor]:
         y = x + self.pe[: x.shape[1]]
-        k = self._project(y, self.k_linear.weight) + self.k_linear.bias
-        v = self._project(y, self.v_linear.weight) + self.v_linear.bias
+        k = self._project(y, self.k_linear.weight, self.k_linear.bias)
+        v = self._project(y, self.v_linear.weight, self.v_linear.bias)
         return self.norm_k(k) if key else k, self.norm_v(v) if value else v
 
     return forward
@@ -66,19 +66,19 @@ def without_bias(self: TupleEncoder, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def without_position(self: TupleEncoder, x: Tensor) -> tuple[Tensor, Tensor]:
-    keys = self.norm_k(self._project(x, self.k_linear.weight) + self.k_linear.bias)
+    keys = self.norm_k(self._project(x, self.k_linear.weight, self.k_linear.bias))
     return keys, self._project(x, self.v_linear.weight)
 
 
-def backwards(self: TupleEncoder, y: Tensor, weight: Tensor) -> Tensor:
+def backwards(self: TupleEncoder, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Tuples with their last frame first."""
-    return F.linear(y[:, self.tuples.flip(1)].flatten(2), weight)
+    return F.linear(y[:, self.tuples.flip(1)].flatten(2), weight, bias)
 
 
-def bag(self: TupleEncoder, y: Tensor, weight: Tensor) -> Tensor:
+def bag(self: TupleEncoder, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Tuples without order: every frame of a tuple at every place in it."""
     size = self.tuples.shape[1]
-    return F.linear(y[:, self.tuples].mean(2).repeat(1, 1, size), weight)
+    return F.linear(y[:, self.tuples].mean(2).repeat(1, 1, size), weight, bias)
 
 
 def neighbours(elements: Tensor, r: int) -> Tensor:
