@@ -1,7 +1,7 @@
 """Frames and class names brought into one space on the synthetic world, as CLIP does for photographs: the fair test of heads with text.
 
     fsar-cache synth && fsar-cache extract synth    # once: videos, and the demo's features
-    python bench/joint_text.py --seed 0             # some seconds; prints the stores it made and what zero-shot text gets right
+    python bench/joint_text.py --seed 0             # some seconds; prints what text alone gets right, and the stores as settings
 
 Weights drawn at random know no words, so text features of a drawn CLIP show the mechanics of a head and no more. Here two small networks
 are trained on clips of source's training classes alone, by CLIP's symmetric contrastive loss:
@@ -11,7 +11,7 @@ are trained on clips of source's training classes alone, by CLIP's symmetric con
     text     the two verbs of a class name: an embedding per verb and position, summed, LayerNorm, Linear -> [D]
 
 Classes of target and far were never seen: their text is composed of verbs that were. What comes out is written as stores of one's own for
-every domain: frame features of all clips, and text of all classes.
+every domain: frame features of all clips, text of all classes, and (--flow) features of flow, trained onto the text as it is then.
 
 Letters: B clips, T frames, C classes, D width of the joint space.
 """
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,15 +122,21 @@ def verbs_of(names: tuple[str, ...]) -> Tensor:
     return torch.tensor([[VOCABULARY.index(verb) for verb in name.split("-")] for name in names])
 
 
-def train(clips: Tensor, labels: np.ndarray, names: tuple[str, ...], config: Joint) -> Pair:
-    """Both networks trained on clips [n, T, 512] (normalised) with labels [n] of the classes `names`; a function of its arguments alone."""
+def train(clips: Tensor, labels: np.ndarray, names: tuple[str, ...], config: Joint, known: Pair | None = None) -> Pair:
+    """Both networks trained on clips [n, T, 512] (normalised) with labels [n] of the classes `names`; a function of its arguments alone.
+
+    known: a trained pair whose text is kept, so that only frames are trained, of another kind of clips.
+    """
     verbs, rng = verbs_of(names), generator("joint clips", config.seed)
     mine = [np.flatnonzero(labels == label) for label in range(len(names))]
     truth = torch.arange(len(names))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key_of("joint weights", config.seed) % 2**63)
         pair = Pair(clips.shape[-1], config).train()
-        optimizer = torch.optim.AdamW(pair.parameters(), config.lr, weight_decay=config.weight_decay)
+        if known is not None:
+            pair.text, pair.scale = known.text, known.scale
+        trained = [p for p in pair.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, config.lr, weight_decay=config.weight_decay)
         for _ in range(config.steps):
             logits = pair.logits(clips[[int(rng.choice(each)) for each in mine]], verbs)
             loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
@@ -158,15 +163,15 @@ def zero_shot(frames: Tensor, text: Tensor, labels: np.ndarray, names: tuple[str
     return {name: round(float(value), 2) for name, value in found.items()}
 
 
-def store_features(split: Split, frames: dict[str, np.ndarray], about: str) -> Path:
+def store_features(split: Split, frames: dict[str, np.ndarray], about: str, name: str = "joint") -> Path:
     """The store of frame features [T, D] by clip id, made by the import of features of one's own."""
     rows = [Row(video.id, video.label, part.name) for part in split.parts.values() for video in part.videos]
     with tempfile.TemporaryDirectory() as folder:
-        for name, array in frames.items():
-            np.save(Path(folder) / f"{name}.npy", array)
+        for clip, array in frames.items():
+            np.save(Path(folder) / f"{clip}.npy", array)
         made = import_features(
             Path(folder), rows, lambda spec: store_path(places.stores(), split.name, spec),
-            dataset=split.name, name="joint", about=about,
+            dataset=split.name, name=name, about=about,
         )  # fmt: skip
     return made.path
 
@@ -184,36 +189,62 @@ def store_text(split: Split, text: Text, config: Joint, about: str) -> Path:
         return store.path
 
 
-def fetch(shop: Any, domain: str, part: str) -> tuple[Part, Tensor]:
-    """A partition and its pooled features [n, T, 512]."""
-    source = shop.open(Domain(f"synth-{domain}", part), part).source
-    clips = source.fetch(
-        np.arange(len(source.part.videos)), training=False, keys=np.zeros(len(source.part.videos), np.uint64)
-    )
-    return source.part, clips
+Parts = dict[str, list[tuple[Part, Tensor]]]
+"""Domain -> its partitions, each with features [n, T, 512]."""
 
 
-def make(config: Joint) -> dict[str, Any]:
-    """Train, measure, and write the stores of every domain; returns where they are and the zero-shot accuracies."""
-    with workshop(load_recipe("demo"), Places(places.stores())) as shop:
-        there = {d: [fetch(shop, d, part) for part in open_split(f"synth-{d}").parts] for d in DOMAINS}
-    part, clips = there["source"][0]
+def fetch(recipe: str, *, flow: bool = False) -> Parts:
+    """All clips of every domain, normalised by source's training clips: the recipe's features, or the flow beside them."""
+    found: Parts = {}
+    with workshop(load_recipe(recipe), Places(places.stores())) as shop:
+        for domain in DOMAINS:
+            found[domain] = []
+            for part in open_split(f"synth-{domain}").parts:
+                source = shop.open(Domain(f"synth-{domain}", part), part).source
+                rows = source.beside.flow if flow else source
+                count = len(source.part.videos)
+                clips = rows.fetch(np.arange(count), training=False, keys=np.zeros(count, np.uint64))
+                found[domain].append((source.part, clips))
+    clips = found["source"][0][1]
     normaliser = Normaliser("centre-source-std", clips.shape[-1])
     normaliser.fit([clips])
-    pair = train(normaliser(clips), part.labels, part.classes, config)
+    return {domain: [(part, normaliser(clips)) for part, clips in parts] for domain, parts in found.items()}
+
+
+def bring(there: Parts, pair: Pair, name: str, about: str) -> tuple[dict[str, dict[str, float]], dict[str, Path]]:
+    """Zero-shot accuracies by partition, and the stores of the frames by domain."""
+    right, stores = {}, {}
+    for domain, parts in there.items():
+        arrays: dict[str, np.ndarray] = {}
+        for part, clips in parts:
+            frames, text = pair.frames(clips), pair.text(verbs_of(part.classes))
+            right[f"{domain}/{part.name}"] = zero_shot(frames, text, part.labels, part.classes)
+            arrays |= dict(zip(part.ids, frames.numpy(), strict=True))
+        stores[domain] = store_features(open_split(f"synth-{domain}"), arrays, about, name)
+    return right, stores
+
+
+def make(config: Joint, *, flow: bool = False) -> dict[str, Any]:
+    """Train, measure, and write the stores of every domain; returns what the recipe settings that name them are, and zero-shot accuracies.
+
+    flow: also bring the flow features of recipe tmal into the space, with the text as it is.
+    """
+    there = fetch("demo")
+    part, clips = there["source"][0]
+    pair = train(clips, part.labels, part.classes, config)
     weights = tensor_hash(pair.state_dict())[:8]
     about = f"frames and verbs of synth-source/train in one space, seed {config.seed}, weights {weights}"
-    found: dict[str, Any] = {"settings": asdict(config), "about": about, "zero_shot": {}, "stores": {}}
-    for domain, parts in there.items():
-        codes = [(part, pair.frames(normaliser(clips))) for part, clips in parts]
-        for part, frames in codes:
-            text = pair.text(verbs_of(part.classes))
-            found["zero_shot"][f"{domain}/{part.name}"] = zero_shot(frames, text, part.labels, part.classes)
-        arrays = {clip: f.numpy() for part, frames in codes for clip, f in zip(part.ids, frames, strict=True)}
-        split = open_split(f"synth-{domain}")
-        paths = store_features(split, arrays, about), store_text(split, pair.text, config, about)
-        found["stores"][domain] = [str(path) for path in paths]
-    return found
+    right, frames = bring(there, pair, "joint", about)
+    text = [store_text(open_split(f"synth-{domain}"), pair.text, config, about) for domain in DOMAINS]
+    found = {"settings": asdict(config), "about": about, "zero_shot": right}
+    stores = {"store": frames["source"].name, "text_store": text[0].name}
+    if flow:
+        moves = fetch("tmal", flow=True)
+        seen = train(moves["source"][0][1], part.labels, part.classes, config, known=pair)
+        flowing, paths = bring(moves, seen, "joint-flow", f"flow; {about}, {tensor_hash(seen.state_dict())[:8]}")
+        found["zero_shot"] |= {f"flow, {where}": row for where, row in flowing.items()}
+        stores["flow_store"] = paths["source"].name
+    return found | {"stores": stores}
 
 
 def main() -> None:
@@ -221,16 +252,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--flow", action="store_true", help="also flow features; fsar-cache extract synth --recipe tmal made them"
+    )
     given = parser.parse_args()
-    found = make(Joint(seed=given.seed))
+    found = make(Joint(seed=given.seed), flow=given.flow)
     if given.json:
-        json.dump(found, sys.stdout, indent=1)
+        print(json.dumps(found, indent=1))
         return
     for where, row in found["zero_shot"].items():
-        print(f"{where:14} {row['all']:5.1f} ± {row['half']:.1f} (chance {row['chance']:.1f})", end="   ")
+        print(f"{where:20} {row['all']:5.1f} ± {row['half']:.1f} (chance {row['chance']:.1f})", end="   ")
         print(f"a class or its reversal {row['pairs']:5.1f} ± {row['pairs half']:.1f} (chance 50)")
-    for paths in found["stores"].values():
-        print(*paths, sep="\n")
+    print(*(f"--set 'features.{name}=\"{store}\"'" for name, store in found["stores"].items()))
 
 
 if __name__ == "__main__":

@@ -56,8 +56,12 @@ SEED = 1
 
 def recipe_of(row: Row, seed: int, joint: dict[str, str]) -> Recipe:
     """The row's recipe for one training seed; `joint` holds the names of the stores that a row of the joint space reads, by setting."""
-    names = [f'features.{name}="{store}"' for name, store in joint.items()] if row.joint else []
-    return load_recipe(row.recipe, [*row.sets, *names, f"train.seed={seed}"])
+    return load_recipe(row.recipe, settings(row, seed, joint))
+
+
+def settings(row: Row, seed: int, joint: dict[str, str]) -> list[str]:
+    """All that is changed of the recipe."""
+    return [*row.sets, *(f'features.{name}="{joint[name]}"' for name in row.joint), f"train.seed={seed}"]
 
 
 def identity(row: Row, recipe: Recipe, hashes: dict[str, str]) -> str:
@@ -65,11 +69,10 @@ def identity(row: Row, recipe: Recipe, hashes: dict[str, str]) -> str:
     return digest([plain(recipe) | {"about": "", "published": None}, hashes, row.shots, row.episodes, SEED], 16)
 
 
-def command(row: Row, recipe: Recipe, joint: dict[str, str], verb: str) -> str:
+def command(row: Row, seed: int, joint: dict[str, str], verb: str) -> str:
     """The command line that trains the row's model, or evaluates one that has nothing to train."""
-    sets = [*row.sets, *([f'features.{n}="{s}"' for n, s in joint.items()] if row.joint else [])]
     words = ["fsar-cache", verb, "--recipe", row.recipe]
-    words += [word for text in [*sets, f"train.seed={recipe.train.seed}"] for word in ("--set", text)]
+    words += [word for text in settings(row, seed, joint) for word in ("--set", text)]
     return shlex.join(words)
 
 
@@ -161,8 +164,7 @@ def fill(rows: Sequence[Row], path: Path) -> int:
     done, worlds, failed = read(path), hashes(), 0
     joint: dict[str, str] = {}
     if any(row.joint for row in rows):
-        made = joint_text.make(joint_text.Joint())["stores"]["source"]
-        joint = {"store": Path(made[0]).name, "text_store": Path(made[1]).name}
+        joint = joint_text.make(joint_text.Joint(), flow=any("flow_store" in row.joint for row in rows))["stores"]
     for row in rows:
         for seed in row.seeds:
             try:
@@ -178,7 +180,7 @@ def fill(rows: Sequence[Row], path: Path) -> int:
                 failed += 1
                 continue
             verb = "train" if found["parameters"] else "eval"
-            facts = {"identity": mark, "command": command(row, recipe, joint, verb)}
+            facts = {"identity": mark, "command": command(row, seed, joint, verb)}
             done = read(path)
             done.setdefault(row.name, {})[str(seed)] = facts | found
             write(path, done)

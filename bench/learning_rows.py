@@ -8,8 +8,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CENTRED = "features.normalise=centre-source-std"
 RAW = "features.normalise=none"
+CENTRED = "features.normalise=centre-source-std"
+MAPS = ("fsar-cache extract synth --recipe ta2n",)
+TEXT = ("fsar-cache extract synth --recipe clip-fsar --kind text",)
+FLOW = ("fsar-cache extract synth --recipe tmal --kind flow-features",)
+TOKENS = ("fsar-cache extract synth --recipe tamt --set features.size=64",)
+PIXELS = (
+    "fsar-cache extract synth --recipe demo --set features.cut=frames --set features.size=64 --set features.normalise=none",
+)
+FRAMES = (
+    "follows=ours",
+    "features.cut=frames",
+    "features.size=64",
+    RAW,
+    "train.iterations=100",
+    "train.query=2",
+    "train.shot=1",
+)
+"""From frames: the backbone (or adapters in it) is trained too."""
+ADAM = ("train.optimizer=adam", "train.lr=1e-3", "train.tasks_per_batch=4")
+JOINT = ("store", "text_store")
+NARROW = ("head_config.dim=128", RAW)
 
 
 @dataclass(frozen=True)
@@ -17,8 +37,8 @@ class Row:
     """One line of the table.
 
     recipe and sets: as `fsar-cache train --recipe RECIPE --set ...` takes them. seeds: of training, one result each; heads without
-    parameters need one. shots: at which it is evaluated. episodes: per figure. joint: it reads the stores that joint_text.py makes.
-    extract: commands that make the stores it reads.
+    parameters need one. shots: at which it is evaluated. episodes: per figure. joint: the settings that name stores which joint_text.py
+    makes. extract: commands that make the stores it reads.
     """
 
     name: str
@@ -27,17 +47,56 @@ class Row:
     seeds: tuple[int, ...] = (0, 1, 2)
     shots: tuple[int, ...] = (1, 5)
     episodes: int = 1000
-    joint: bool = False
+    joint: tuple[str, ...] = ()
     extract: tuple[str, ...] = ()
 
 
-FRAMES = "fsar-cache extract synth --recipe demo --cut frames --set features.normalise=none"
-
-ROWS: tuple[Row, ...] = (
+STORED: tuple[Row, ...] = (
     Row("ProtoNet (mean pooling), raw", "protonet", seeds=(0,)),
     Row("OTAM, raw", "otam", (RAW,), seeds=(0,)),
     Row("OTAM, centred", "otam", (CENTRED,), seeds=(0,)),
     Row("GSLTA, centred", "demo"),
-    Row("ProtoNet (mean pooling), joint", "protonet", (RAW,), seeds=(0,), joint=True),
-    Row("OTAM, joint", "otam", (RAW,), seeds=(0,), joint=True),
+    Row("TRX, centred", "trx", ("head_config.trans_linear_out_dim=128",), episodes=500),
+    Row(
+        "TA2N, centred maps, 1-shot",
+        "ta2n",
+        ("train.shot=1", "train.query=2", "head_config.shot=1"),
+        (0, 1),
+        (1,),
+        200,
+        extract=MAPS,
+    ),
+    Row("TA2N, centred maps, 5-shot", "ta2n", ("train.query=2", "head_config.shot=5"), (0, 1), (5,), 200, extract=MAPS),
+    Row("CLIP-FSAR, centred, drawn text", "clip-fsar", extract=TEXT),
+    Row("CLIP-MDMF, centred, drawn text", "clip-mdmf", ("train.query=2",), (0, 1), episodes=300, extract=TEXT),
+    Row("TMAL, centred, flow, drawn text", "tmal", (), (0, 1), episodes=300, extract=TEXT + FLOW),
+    Row(
+        "TAMT, block-10 tokens",
+        "tamt",
+        ("features.size=64", "train.query=2", "head_config.metric=neg_sq_l2"),
+        (0,),
+        episodes=1000,
+        extract=TOKENS,
+    ),
 )
+JOINTLY: tuple[Row, ...] = (
+    Row("ProtoNet, joint", "protonet", (RAW,), (0,), joint=("store",)),
+    Row("OTAM, joint", "otam", (RAW,), (0,), joint=("store",)),
+    Row("GSLTA, joint", "demo", NARROW, joint=("store",)),
+    Row("CLIP-FSAR, joint text", "clip-fsar", NARROW, joint=JOINT),
+    Row("CLIP-FSAR, joint text, text and visual", "clip-fsar", (*NARROW, "head_config.eval_mode=combine"), joint=JOINT),
+    Row("CLIP-MDMF, joint text", "clip-mdmf", NARROW, episodes=500, joint=JOINT),
+    Row("TMAL, joint text and flow", "tmal", NARROW, episodes=500, joint=(*JOINT, "flow_store"), extract=TEXT + FLOW),
+)
+FROM_FRAMES: tuple[Row, ...] = tuple(
+    Row(f"{name}, from frames", recipe, (*FRAMES, *more), (0,), (1, 5), 300, extract=(*PIXELS, *others))
+    for name, recipe, more, others in (
+        ("ProtoNet", "protonet", ADAM, ()),
+        ("OTAM", "otam", ADAM, ()),
+        ("GSLTA", "demo", ("train.unlabelled=5",), ()),
+        ("TRX", "trx", ("head_config.trans_linear_out_dim=128",), ()),
+        ("CLIP-FSAR, drawn text", "clip-fsar", (), TEXT),
+        ("CLIP-MDMF, drawn text", "clip-mdmf", (), TEXT),
+    )
+)
+ROWS: tuple[Row, ...] = STORED + JOINTLY + FROM_FRAMES

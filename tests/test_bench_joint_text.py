@@ -60,6 +60,18 @@ def test_training_is_a_function_of_its_arguments_and_leaves_the_random_state_alo
     assert not first.training
 
 
+def test_another_kind_of_clips_is_trained_onto_text_that_stays():
+    pair = pair_of()
+    moves, labels = clips(SEEN, 4)
+    seen = joint_text.train(-2 * moves[..., :20], labels, SEEN, SMALL, known=pair)
+    assert all(torch.equal(a, b) for a, b in zip(seen.text.parameters(), pair.text.parameters(), strict=True))
+    others, truth = clips(UNSEEN, 5)
+    found = joint_text.zero_shot(
+        seen.frames(-2 * others[..., :20]), pair.text(joint_text.verbs_of(UNSEEN)), truth, UNSEEN
+    )
+    assert found["all"] - found["half"] > 40
+
+
 def test_the_neighbours_of_the_first_and_last_frame_are_themselves():
     frames = joint_text.Frames(2, Joint(dropout=0.0)).eval()
     seen = []
@@ -89,6 +101,7 @@ def test_features_and_text_become_stores_that_hold_them(empty_place):
     text = joint_text.Pair(D, SMALL).eval().requires_grad_(False).text
     with open_store(joint_text.store_features(split, frames, "a test")) as store:
         assert store.spec.kind == "features"
+        assert store.spec.backbone["name"] == "joint"
         assert store.spec.shape == (T, 16)
         assert np.array_equal(store.load(store.rows_of(list(frames))), np.stack(list(frames.values())))
     with open_store(joint_text.store_text(split, text, SMALL, "a test")) as store:
