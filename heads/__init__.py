@@ -11,6 +11,7 @@ from heads.ta2n import Ta2n, Ta2nConfig
 from heads.ta2n_blocks import ACM, TTM, timewise_cos
 from heads.ta2n_network import TA2N
 from heads.tamt import Tamt, TamtConfig
+from heads.tmal import Tmal, TmalConfig
 from heads.trx import Trx, TrxConfig
 
 __all__ = [
@@ -19,11 +20,11 @@ __all__ = [
     "TA2N",
     "TTM",
     "BdcPooling",
-    "CovariancePooling",
     "ClipFsar",
     "ClipFsarConfig",
     "ClipMdmf",
     "ClipMdmfConfig",
+    "CovariancePooling",
     "EpisodeBatch",
     "EpisodeShape",
     "Gslta",
@@ -39,6 +40,8 @@ __all__ = [
     "Tamt",
     "TamtConfig",
     "Task",
+    "Tmal",
+    "TmalConfig",
     "Trx",
     "TrxConfig",
     "timewise_cos",

@@ -170,6 +170,10 @@ class Head(nn.Module):
         del slots
         return {}
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take what the file of a pre-trained backbone holds for the head, under the file's names; nothing unless a head says otherwise."""
+        del weights
+
     def after_forward(self, step: int) -> None:
         """Called after the forward pass of every training iteration, before backward (momentum teachers)."""
 
@@ -203,4 +207,17 @@ class Head(nn.Module):
                 )
 
 
-HEADS: Registry[type[Head]] = Registry("head", ("heads.ta2n", "heads.protonet", "heads.otam", "heads.gslta", "heads.clip_fsar", "heads.clip_mdmf", "heads.tamt", "heads.trx"))
+HEADS: Registry[type[Head]] = Registry(
+    "head",
+    (
+        "heads.ta2n",
+        "heads.protonet",
+        "heads.otam",
+        "heads.gslta",
+        "heads.clip_fsar",
+        "heads.clip_mdmf",
+        "heads.tamt",
+        "heads.tmal",
+        "heads.trx",
+    ),
+)

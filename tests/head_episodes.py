@@ -12,11 +12,20 @@ from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, Task
 from heads.episodes import encode_clips
 
 SMALL: dict[str, dict[str, Any]] = {
-    "ta2n": {"dim": 16, "hidden": 8, "seq_len": 5, "way": 3, "dropout": 0.0},
     "tamt": {"dim": 16, "steps": 5, "covariance_groups": 5, "reduce_dims": (12, 8)},
+    "ta2n": {"dim": 16, "hidden": 8, "seq_len": 5, "way": 3, "dropout": 0.0},
     "trx": {"dim": 16, "seq_len": 5, "trans_linear_out_dim": 12, "trans_dropout": 0.0},
     "clip_fsar": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0},
     "clip_mdmf": {"dim": 16, "heads": 2, "mlp_dim": 32, "out_dropout": 0.0, "ff_dropout": 0.0, "tcn_dropout": 0.0},
+    "tmal": {
+        "dim": 16,
+        "seq_len": 5,
+        "heads": 2,
+        "mlp_dim": 32,
+        "fusion_init": "default",
+        "out_dropout": 0.0,
+        "ff_dropout": 0.0,
+    },
     "gslta": {
         "dim": 16,
         "heads": 2,
@@ -28,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "sub_seq_num": 4,
         "out_dropout": 0.0,
         "ff_dropout": 0.0,
-    }
+    },
 }
 """Settings that make a head small and free of dropout, for [5, 16] features."""
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -51,14 +60,21 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("clip_mdmf", {"prompt_selection": "argmax", "t_compare_token": "text", "dist_condition": (1, 0)}),
     ("clip_mdmf", {"dist_condition": (0, 1), "dist_direction": "up2down", "detach_teacher": True}),
     ("clip_mdmf", {"is_pps": False, "single_direct": True, "use_classification": False, "dist_direction": "down2up"}),
+    ("tmal", {}),
+    ("tmal", {"fusion_order": "flow_then_text", "query_text": "all", "flow_pos": "sinusoid", "class_text_from": "fused"}),
+    ("tmal", {"fusion_order": "parallel", "merge_before": False, "flow_kv": "self+ctx", "aux_flow_weight": 0.5}),
+    ("tmal", {"fusion_order": "parallel", "query_text": "none", "fuse_before_merge": False, "eval_mode": "combine"}),
+    ("tmal", {"fusion_order": "flow", "prototype_text": False, "transformer_depth": 2, "class_text_from": "fused"}),
+    ("tmal", {"fusion_order": "text", "text_kv": "ctx", "flow_encoder": "none", "eval_mode": "text"}),
+    ("tmal", {"fusion_order": "none", "flow_encoder": "none"}),
     ("trx", {}),
     ("trx", {"temp_set": (4, 1), "loss_reduction": "mean"}),
-    ("tamt", {}),
-    ("tamt", {"metric": "inner_product", "global_temporal_layout": "aligned", "newton_schulz_backward": "autograd"}),
-    ("tamt", {"second_moment": "bdc", "covariance_groups": 1, "metric": "neg_sq_l2", "tasks_per_batch": 4}),
     ("ta2n", {}),
     ("ta2n", {"first_stage": False, "dist_norm": True, "loss_reduction": "mean"}),
     ("ta2n", {"second_stage": False}),
+    ("tamt", {}),
+    ("tamt", {"metric": "inner_product", "global_temporal_layout": "aligned", "newton_schulz_backward": "autograd"}),
+    ("tamt", {"second_moment": "bdc", "covariance_groups": 1, "metric": "neg_sq_l2", "tasks_per_batch": 4}),
     ("gslta", {}),
     (
         "gslta",
