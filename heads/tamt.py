@@ -14,7 +14,7 @@ published code has that pooling and doesn't use it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -184,6 +184,15 @@ class Tamt(Head):
     def needs(self) -> Needs:
         """Tokens [steps, N, dim], any number N of places."""
         return Needs({"features": (self.config.steps, None, self.config.dim)}, at="tokens")
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """The first moment's layer norm starts as the fc_norm of a supervised VideoMAE file, as published; other files hold none."""
+        own = {
+            leaf: weights.get(f"fc_norm.{leaf}", weights.get(f"encoder.fc_norm.{leaf}")) for leaf in ("weight", "bias")
+        }
+        for leaf, tensor in own.items():
+            if tensor is not None and tensor.shape == (self.config.dim,):
+                getattr(self.first_norm, leaf).data.copy_(tensor)
 
     def adapters(self, slots: Sequence[str]) -> dict[str, nn.Module]:
         """A Taa beside the MLP of each of the config's adapter_blocks; UsageError for a backbone without such a slot."""

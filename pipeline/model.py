@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from cache.spec import FeatureSpec
 from extract.backbone import Backbone
+from extract.weights import read_tensors
 from fsar_cache.draws import key_of
 from fsar_cache.errors import UsageError
 from fsar_cache.settings import build
@@ -142,6 +144,9 @@ def build_model(recipe: Recipe, backbone: Backbone, spec: FeatureSpec, classes: 
     end, channels = end_of(backbone, at), 2 if at == "map" else -1
     width = probed(backbone.tail_of(cut, end), spec).shape[channels]
     head = build_head(recipe, classes, width)
+    source, _, path = recipe.features.weights.partition(":")
+    if source == "file" and type(head).start_from is not Head.start_from:
+        head.start_from(read_tensors(Path(path)))
     with torch.random.fork_rng():
         torch.manual_seed(key_of("adapters", recipe.head, recipe.train.seed) % 2**63)
         adapters = head.adapters(backbone.slots)

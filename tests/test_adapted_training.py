@@ -15,7 +15,9 @@ from worlds import fill
 from cache.rows import Outcome, Row
 from cache.store import create, open_store
 from extract.config import backbone_of, spec_of, store_path
+from extract.videomae import trunk
 from fsar_cache.errors import UsageError
+from heads import Tamt
 from pipeline.assemble import Places, workshop
 from pipeline.beside import extract_config
 from pipeline.loop import Training, repeatable, stream
@@ -125,3 +127,20 @@ def test_a_cut_behind_an_adapter_is_refused(world: World) -> None:
     ):
         shop.model(2)
     assert "cut at block10 or before" in (caught.value.hint or "")
+
+
+def test_the_norm_of_a_pretrained_file_is_where_the_head_starts(world: World) -> None:
+    """As TAMT's published tuning takes fc_norm from the supervised VideoMAE file, beside the backbone."""
+    backbone = backbone_of(extract_config(world.recipe("tamt", VIDEOMAE, {}, "block10").features))
+    weights = {name: tensor.clone() for name, tensor in trunk(backbone).state_dict().items()}
+    norm = {
+        f"fc_norm.{leaf}": torch.rand(384, generator=torch.Generator().manual_seed(i))
+        for i, leaf in enumerate(("weight", "bias"))
+    }
+    torch.save({"module": weights | norm}, world.folder / "vit_s.pth")
+    recipe = world.recipe("tamt", VIDEOMAE | {"weights": f"file:{world.folder / 'vit_s.pth'}"}, {}, "block10")
+    with workshop(recipe, world.places) as shop:
+        head = shop.model(2).head
+    assert isinstance(head, Tamt)
+    for leaf in ("weight", "bias"):
+        assert torch.equal(getattr(head.first_norm, leaf), norm[f"fc_norm.{leaf}"])
