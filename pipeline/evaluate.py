@@ -31,6 +31,8 @@ CHUNK = 32
 """Episodes matched at a time; between 16 and 32 was fastest for [8, 512] features on two cores."""
 BATCH_BYTES = 8 * 2**20
 """Activations encoded at a time: some clips of pixels, hundreds of pooled ones."""
+CHUNK_BYTES = 2**29
+"""Bytes of codes gathered for a chunk: episodes of large codes (feature maps) are matched fewer at a time."""
 CODES_LIMIT = 4 * 2**30
 """Bytes of encoded clips held at a time. Where all clips need more (feature maps), episodes are taken in groups whose clips fit, and a clip
 is encoded once in every group that draws it."""
@@ -44,6 +46,7 @@ class Table:
         self.codes = codes
         self._row = np.full(size, -1, np.int64)
         self._row[positions] = np.arange(len(positions))
+        self.row_bytes = sum(code[:1].numel() * code.element_size() for code in codes.values())
 
     def rows(self, positions: Ints) -> dict[str, Tensor]:
         """{name: [E, clips, ...]} for positions [E, clips]."""
@@ -165,10 +168,12 @@ def match_all(
     task: of a chunk of the episodes. report(episodes matched).
     """
     said = np.empty(episodes.query.shape, np.int64)
-    starts = range(0, len(episodes), CHUNK)
+    each = episodes.support.shape[1] * support.row_bytes + episodes.query.shape[1] * query.row_bytes
+    size = min(CHUNK, max(1, CHUNK_BYTES // max(each, 1)))
+    starts = range(0, len(episodes), size)
 
     def match(start: int) -> float:
-        chunk = slice(start, start + CHUNK)
+        chunk = slice(start, start + size)
         with torch.inference_mode():
             codes = support.rows(episodes.support[chunk]), query.rows(episodes.query[chunk])
             device = next(iter(codes[0].values())).device
@@ -182,7 +187,7 @@ def match_all(
         for start, loss in zip(starts, pool.map(match, starts), strict=True):
             total += loss
             if report:
-                report(min(start + CHUNK, len(episodes)))
+                report(min(start + size, len(episodes)))
     return said, total
 
 
