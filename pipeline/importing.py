@@ -112,7 +112,8 @@ def import_published(path: Path, file: TensorFile, recipe: Recipe, folder: Path,
     store is keyed by the weights that made it. Tensors that nothing reads are kept in the checkpoint under "unused". The folder appears
     whole or not at all; the same checkpoint again changes nothing. classes: of the published training set (64 for Kinetics).
 
-    UsageError for a recipe that normalises, which no published run did, and where the folder holds another run; IntegrityError naming what does not fit head, adapters or backbone.
+    UsageError for a recipe that normalises, which no published run did, and where the folder holds another run; IntegrityError naming
+    what does not fit head, adapters or backbone.
     """
     head = build_head(recipe, classes)
     layout = layout_of(head, recipe.head)

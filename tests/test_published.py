@@ -9,12 +9,15 @@ import pytest
 import torch
 from golden.golden import load
 from head_episodes import make
+from published_files import CASES, D, resnet18
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fsar_cache.errors import IntegrityError, MissingError
+from heads.clip_mdmf import ClipMdmf
 from heads.gslta import Gslta
 from heads.published import load_published, read_checkpoint, to_published
+from heads.trx import Trx
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
@@ -151,3 +154,42 @@ def test_a_file_without_a_table_of_tensors_is_refused(tmp_path: Path, value: obj
     torch.save(value, tmp_path / "model.pt")
     with pytest.raises(IntegrityError, match="tensors"):
         read_checkpoint(tmp_path / "model.pt")
+
+
+def test_the_second_of_two_names_counts() -> None:
+    """CLIP-MDMF's file has its causal convolutions twice; the published module ends with the later ones."""
+    tensors = CASES["clip_mdmf"].tensors()
+    key, again = "tcn.network.1.conv2.bias", "tcn.network.1.net.4.bias"
+    head = ClipMdmf(ClipMdmf.Config(dim=D))
+    rest = load_published(head, tensors | {again: torch.full((D,), 7.0)})
+    assert torch.equal(head.state_dict()["tcn.blocks.1.conv2.bias"], torch.full((D,), 7.0))
+    back = to_published(head, rest)
+    assert back.keys() == tensors.keys()
+    assert torch.equal(back[key], back[again])
+    for gone in (key, again):
+        alone = {name: tensor for name, tensor in tensors.items() if name != gone}
+        rest = load_published(head, alone)
+        assert torch.equal(head.state_dict()["tcn.blocks.1.conv2.bias"], tensors[key])
+        assert to_published(head, rest).keys() == alone.keys(), "what a file did without is not added"
+    neither = {name: tensor for name, tensor in tensors.items() if name not in (key, again)}
+    with pytest.raises(IntegrityError, match=f"missing {key}"):
+        load_published(head, neither)
+
+
+@pytest.mark.parametrize("name", ["trx", "trx, several devices", "trx, the library"])
+def test_numbered_children_are_read_and_written_under_every_prefix(name: str) -> None:
+    tensors = CASES[name].tensors()
+    head = Trx(Trx.Config(dim=D, trans_linear_out_dim=12))
+    rest = load_published(head, tensors)
+    assert rest.backbone.keys() == resnet18().keys()
+    back = to_published(head, rest)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+
+
+def test_a_backbone_alone_is_told_from_a_damaged_checkpoint(published: dict[str, Tensor]) -> None:
+    head = gslta()
+    alone = {key: tensor for key, tensor in published.items() if key.startswith("backbone.")}
+    with pytest.raises(IntegrityError, match="backbone alone") as caught:
+        load_published(head, alone)
+    assert "--weights file:PATH" in str(caught.value.hint)
