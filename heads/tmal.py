@@ -354,7 +354,14 @@ class Tmal(Head):
         for name in self.fusion.state_dict():
             stream, _, rest = name.partition(".")
             names[f"fusion.{name}"] = f"head.{stream}_fusion.{rest}"
-        return Layout(names, (PREFIX,), (f"{PREFIX}fc.*",), adapters=self.published_adapters())
+        return Layout(
+            names,
+            (PREFIX,),
+            (f"{PREFIX}fc.*",),
+            wrapper="model_state",
+            counter="epoch",
+            adapters=self.published_adapters(),
+        )
 
     def published_adapters(self) -> Mapping[str, str]:
         """Name of each tensor of the adapters in ViT-B/16, "block0.pre_mlp.fc1.weight" -> its key among the backbone's."""
