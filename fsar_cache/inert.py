@@ -3,54 +3,17 @@
 Torch files, old and new, and TorchScript archives describe what they hold by pickles, which are programs for a small stack machine. This
 is that machine with nothing to run: the opcodes are those that Python's `pickletools` decodes, a name of a class or function is only a
 name, and calling it gives an `Inert` object that keeps what it was given and does nothing. What tensors need (a storage, a view of it, a
-table) is done here, by functions that a file can neither reach nor change.
+table) is done by functions that a file can neither reach nor change (`fsar_cache.inert_calls`).
 """
 
 from __future__ import annotations
 
-import math
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-import torch
-from torch import Tensor
-
-DTYPES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-"""Names of the storages whose bytes are read."""
-_EXPANDED = 1 << 24
-"""Values that a tensor may have beyond those of its storage (a tensor may repeat them); far more would be a trick to fill memory."""
-
-
-class Inert:
-    """What stands for a class, a function or an object of a file: its name, the items and the state it was given; never more.
-
-    name: "module.name" as the file has it; arguments: what it was made with; items: what was set by key; state: what was set as attributes.
-    """
-
-    def __init__(self, name: str, arguments: Any = ()) -> None:
-        self.name = name
-        self.arguments = arguments
-        self.items: dict[Any, Any] = {}
-        self.state: Any = None
-
-
-def dtype_named(name: str) -> torch.dtype | None:
-    """The type of the values in a storage of that class ("torch.FloatStorage"), None for a name that is none."""
-    module, _, kind = name.rpartition(".")
-    return DTYPES.get(kind) if module.startswith("torch") else None
+from fsar_cache.inert_calls import CALLS, Inert, dtype_named, fill_table
 
 
 def read_inert(file: IO[bytes], storage: Callable[[Any], Any]) -> tuple[Any, set[str]]:
@@ -147,7 +110,7 @@ class _Machine:
 
     def table(self, _: Any) -> None:
         made: dict[Any, Any] = {}
-        _fill(made, self._since_mark())
+        fill_table(made, self._since_mark())
         self._stack.append(made)
 
     def keep(self, at: Any) -> None:
@@ -171,7 +134,7 @@ class _Machine:
         self._stack.append(self._inert(f"copyreg extension {int(code)}"))
 
     def _inert(self, name: str) -> Inert:
-        if name not in _CALLS and dtype_named(name) is None:
+        if name not in CALLS and dtype_named(name) is None:
             self.strange.add(name)
         return Inert(name)
 
@@ -197,7 +160,7 @@ class _Machine:
         """Append what a call gives: one of the few things that tensors need, else an inert object of that name."""
         if not isinstance(callee, Inert) or not isinstance(arguments, tuple):
             raise pickle.UnpicklingError("it calls what is no name")
-        call = _CALLS.get(callee.name)
+        call = CALLS.get(callee.name)
         self._stack.append(call(arguments) if call is not None else Inert(callee.name, arguments))
 
     def build(self, _: Any) -> None:
@@ -232,7 +195,7 @@ class _Machine:
         into = self._stack[-1]
         if not isinstance(into, dict | Inert):
             raise pickle.UnpicklingError(f"it sets items of a {type(into).__name__}")
-        _fill(into if isinstance(into, dict) else into.items, pairs)
+        fill_table(into if isinstance(into, dict) else into.items, pairs)
 
     def stored(self, _: Any) -> None:
         self._stack.append(self._storage(self.pop()))
@@ -267,69 +230,3 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "BINPERSID": _Machine.stored,
     "PERSID": _Machine.stored_by_text,
 }
-
-
-def _fill(table: dict[Any, Any], pairs: Sequence[Any]) -> None:
-    """Set items given as key, value, key, value; those whose key is no plain one are dropped (hashing it could take for ever)."""
-    for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        if key is None or isinstance(key, str | bytes | int | float):
-            table[key] = value
-
-
-def _view(arguments: tuple[Any, ...]) -> Any:
-    """A tensor over a part of a storage; UnpicklingError where it would reach outside."""
-    storage, offset, size, stride = arguments[:4]
-    numbers = [offset, *size, *stride]
-    if (
-        not isinstance(storage, Tensor)
-        or not all(type(n) is int and n >= 0 for n in numbers)
-        or len(size) != len(stride)
-    ):
-        raise pickle.UnpicklingError("a tensor is described by what is no size")
-    count = math.prod(size)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset - 1
-    if last >= len(storage) or count > len(storage) + _EXPANDED:
-        raise pickle.UnpicklingError("a tensor reaches outside its storage")
-    return torch.as_strided(storage, list(size), list(stride), offset)
-
-
-def _first(arguments: tuple[Any, ...]) -> Any:
-    return arguments[0]
-
-
-def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    """The table that an OrderedDict or a Counter is made with: of nothing, another table or pairs; a defaultdict's factory is dropped."""
-    made: dict[Any, Any] = {}
-    given = arguments[-1] if arguments else ()
-    pairs = given.items() if isinstance(given, dict) else given if isinstance(given, list | tuple) else ()
-    for key, value in pairs:
-        _fill(made, [key, value])
-    return made
-
-
-def _subclass(arguments: tuple[Any, ...]) -> Any:
-    """A tensor of another class, or one with attributes of its own: the plain tensor."""
-    inner, _, described = arguments[:3]
-    if not isinstance(inner, Inert) or inner.name not in (
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-    ):
-        return Inert("torch._tensor._rebuild_from_type_v2", arguments)
-    return _CALLS[inner.name](described)
-
-
-_CALLS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
-    **dict.fromkeys(
-        ("collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict"), _dictionary
-    ),
-    "torch.Size": lambda arguments: tuple(arguments[0]),
-    "torch._utils._rebuild_tensor": _view,
-    "torch._utils._rebuild_tensor_v2": _view,
-    "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
-    "torch.nn.parameter.Parameter": _first,
-    "torch._tensor._rebuild_from_type_v2": _subclass,
-    "torch.jit._pickle.restore_type_tag": _first,
-    **dict.fromkeys((f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor")), _first),
-}
-"""All that a call can do: what it is called in files -> what it gives for its arguments."""

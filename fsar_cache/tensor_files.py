@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fsar_cache.errors import IntegrityError, MissingError
-from fsar_cache.inert import Inert
+from fsar_cache.inert_calls import Inert
 from fsar_cache.torch_files import read_torch_file
 from fsar_cache.torchscript import is_module, module_tensors
 

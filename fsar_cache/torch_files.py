@@ -14,18 +14,11 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from fsar_cache.inert import Inert, dtype_named, read_inert
+from fsar_cache.inert import read_inert
+from fsar_cache.inert_calls import Inert, dtype_named
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 """What files from before the archives begin with."""
-
-
-def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def read_torch_file(path: Path) -> tuple[Any, set[str]]:

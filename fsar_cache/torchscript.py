@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fsar_cache.inert import Inert
+from fsar_cache.inert_calls import Inert
 
 _CODE = "__torch__"
 """How the names of an archive's own classes begin."""

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from fsar_cache.errors import FsarError, IntegrityError
-from fsar_cache.inert import Inert, read_inert
+from fsar_cache.inert import read_inert
+from fsar_cache.inert_calls import Inert
 from fsar_cache.tensor_files import TensorFile, read_tensor_file
 
 STATE = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.steps": torch.tensor(7)}
