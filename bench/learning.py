@@ -15,19 +15,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import joint_text
 import numpy as np
+import torch
 import truth
 from learning_rows import ROWS, Row
 from rich.console import Console
 from rich.table import Table
+from run import machine
 
 from fsar_cache import places
 from fsar_cache.canonical import digest, plain
@@ -35,11 +39,13 @@ from fsar_cache.console import say, warn
 from fsar_cache.errors import FsarError
 from fsar_cache.files import whole_file
 from pipeline.assemble import Opened, Places, Workshop, workshop
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import Table as EncodedClips
+from pipeline.evaluate import encode_clips, match_all, tasks
 from pipeline.folder import read_config
 from pipeline.model import Model
 from pipeline.recipe import Domain, Recipe, load_recipe
 from pipeline.trainer import train
+from splits.datasets import open_split
 from splits.episodes import EpisodeSampler
 from splits.synth_motion import motion
 from splits.types import Protocol
@@ -90,12 +96,19 @@ def reversal_pairs(classes: Sequence[str]) -> list[tuple[str, str]]:
     return sorted({(min(pair), max(pair)) for pair in ((name, motion(name).reverse.name) for name in classes)})
 
 
-def accuracy(model: Model, opened: Opened, protocol: Protocol, classes: Sequence[str] | None = None) -> np.ndarray:
-    """Accuracy of every episode in percent, on these classes (None: all) of the opened partition."""
-    part = opened.source.part
-    others = {video.id for video in part.videos if classes is not None and video.label not in classes}
+Tables = tuple[EncodedClips, EncodedClips]
+"""Support and query codes of all clips of a partition."""
+
+
+def accuracy(model: Model, opened: Opened, tables: Tables, protocol: Protocol, classes: Sequence[str]) -> np.ndarray:
+    """Accuracy of every episode in percent, on these classes of the opened partition."""
+    part, source = opened.source.part, opened.source
+    others = {video.id for video in part.videos if video.label not in classes}
     sampler = EpisodeSampler(part, protocol, SEED, exclude=opened.exclude | others, split_hash=opened.split.hash)
-    return np.asarray(evaluate(model, opened.source, sampler).correct) * 100 / (protocol.way * protocol.query)
+    episodes = sampler.episodes(0, protocol.episodes)
+    task = tasks(model.head, source, episodes, protocol.way, SEED)
+    said, _ = match_all(model.head, *tables, episodes, task, os.cpu_count() or 1)
+    return np.asarray((said == episodes.query_labels).mean(1) * 100)
 
 
 def summary(found: np.ndarray, way: int) -> dict[str, float]:
@@ -105,14 +118,19 @@ def summary(found: np.ndarray, way: int) -> dict[str, float]:
 
 
 def measure(model: Model, opened: Opened, row: Row) -> dict[str, dict[str, float]]:
-    """{column: summary} of one domain."""
-    pairs = reversal_pairs(opened.source.part.classes)
+    """{column: summary} of one domain; every clip is encoded once."""
+    classes, kept = opened.source.part.classes, [id_ not in opened.exclude for id_ in opened.source.part.ids]
+    pairs = reversal_pairs(classes)
+    model.eval()
+    with torch.inference_mode():
+        tables = encode_clips(model, opened.source, np.flatnonzero(kept))
     found = {}
     for shot in row.shots:
-        found[f"5-way {shot}-shot"] = summary(accuracy(model, opened, Protocol(5, shot, 1, row.episodes)), 5)
+        whole = accuracy(model, opened, tables, Protocol(5, shot, 1, row.episodes), classes)
+        found[f"5-way {shot}-shot"] = summary(whole, 5)
     for shot in row.shots:
         protocol = Protocol(2, shot, 1, max(1, row.episodes // len(pairs)))
-        each = [accuracy(model, opened, protocol, pair) for pair in pairs]
+        each = [accuracy(model, opened, tables, protocol, pair) for pair in pairs]
         found[f"pairs {shot}-shot"] = summary(np.concatenate(each), 2)
     return found
 
@@ -136,10 +154,15 @@ def make(row: Row, recipe: Recipe, folder: Path) -> dict[str, Any]:
     }
 
 
+@cache
+def joint_of(flow: bool) -> dict[str, str]:
+    """The settings that name the stores of the joint space, which are made or found there, with those of flow or without."""
+    found: dict[str, str] = joint_text.make(joint_text.Joint(), flow=flow)["stores"]
+    return found
+
+
 def hashes() -> dict[str, str]:
     """The content hash of each domain's split."""
-    from splits.datasets import open_split
-
     return {domain: open_split(f"synth-{domain}").hash for domain in DOMAINS}
 
 
@@ -150,8 +173,6 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(path: Path, rows: dict[str, Any]) -> None:
     """Keep the results, in the order of the table."""
-    from run import machine
-
     order = {row.name: n for n, row in enumerate(ROWS)}
     known = dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order))))
     path.parent.mkdir(exist_ok=True)
@@ -162,12 +183,10 @@ def write(path: Path, rows: dict[str, Any]) -> None:
 def fill(rows: Sequence[Row], path: Path) -> int:
     """Make what is missing of these rows; the number that failed."""
     done, worlds, failed = read(path), hashes(), 0
-    joint: dict[str, str] = {}
-    if any(row.joint for row in rows):
-        joint = joint_text.make(joint_text.Joint(), flow=any("flow_store" in row.joint for row in rows))["stores"]
     for row in rows:
         for seed in row.seeds:
             try:
+                joint = joint_of("flow_store" in row.joint) if row.joint else {}
                 recipe = recipe_of(row, seed, joint)
                 mark = identity(row, recipe, worlds)
                 held = done.get(row.name, {})
@@ -271,4 +290,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except FsarError as error:
+        sys.exit(f"error: {error.message}\nhint: {error.hint}")

@@ -24,7 +24,7 @@ from truth_scores import Floats, Ints, action_of, disjoint_pairs, score_paths, s
 from fsar_cache import places
 from fsar_cache.canonical import plain
 from fsar_cache.draws import generator
-from heads.base import Role, Task
+from heads.base import EpisodeShape, Role, Task
 from pipeline.assemble import Opened, Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, unpack_model
 from pipeline.evaluate import batch_of, encode_batch
@@ -35,6 +35,8 @@ from pipeline.recipe import Domain
 from pipeline.runs import checkpoint_of
 from splits.synth import read_truth
 
+ONE = EpisodeShape(1, 1, 1, 0, 0, np.zeros(1, np.int64))
+"""An episode of one support and one query clip."""
 ROLES: tuple[Role, ...] = ("support", "query")
 
 
@@ -56,7 +58,9 @@ def paths_of(
     made: list[Floats] = []
     for query, support in pairs.tolist():
         known = None if text is None else text[labels[support]].view(1, 1, -1)
-        task = Task(1, torch.zeros(1, 1, dtype=torch.int64), {}, known).to(model.device)
+        drawn = model.head.match_draw(ONE, generator("truth draws", query, support))
+        draws = {name: torch.from_numpy(draw)[None] for name, draw in drawn.items()}
+        task = Task(1, torch.zeros(1, 1, dtype=torch.int64), draws, known).to(model.device)
         s, q = (
             {name: code[at][None, None] for name, code in codes[role].items()}
             for role, at in zip(ROLES, (support, query), strict=True)
@@ -83,7 +87,8 @@ def score_model(model: Model, opened: Opened, folder: Path, rule: str) -> dict[s
         with torch.inference_mode():
             codes = codes_of(model, opened, kept)
             pairs = disjoint_pairs(part.labels[kept], generator("truth pairs", part.name))
-            paths = paths_of(model, opened, kept, codes, pairs)
+            several = getattr(model.head.config, "shot", 0) > 1  # a head for several shots alone has no path of one
+            paths = [] if several else paths_of(model, opened, kept, codes, pairs)
     finally:
         model.train(was_training)
     frames = model.head.needs.kinds["features"][0] or opened.source.spec.shape[0]
