@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,15 @@ def answers(case: Case) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy() for name, value in picked.items() if value is not None}
 
 
+@lru_cache(maxsize=2)
+def loaded(folder: Path) -> Case:
+    """The case in `folder`; drawing the weights of a large one takes longer than running it, and tests run it many times."""
+    return load(folder)
+
+
 def ratios(folder: Path) -> dict[str, float]:
     """The worst ratio of each expected output of the case in `folder`; inf where it is missing, not finite or of another shape."""
-    case = load(folder)
+    case = loaded(folder)
     return mismatch(case, answers(case))
 
 

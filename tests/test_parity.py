@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from golden.golden import draw, load, mismatch, save, weight_spec
-from parity import answers, cases, main, pick, ratios, slices
+from parity import answers, cases, loaded, main, pick, ratios, slices
 from parity_runners import RUNNERS
 from torch.nn import functional as F
 
@@ -49,16 +49,19 @@ def test_every_method_has_cases() -> None:
     assert {folder.parent.name for folder in CASES} == set(RUNNERS)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("mistake", sorted(MISTAKES, key=lambda mistake: MISTAKES[mistake][0]))
 def test_a_mistake_in_the_code_is_noticed(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, owner, attribute, wrong = MISTAKES[mistake]
     monkeypatch.setattr(owner, attribute, wrong)
     assert max(ratios(GOLDEN / name).values()) > 1
 
 
+SETTINGS.sort(key=lambda each: each[0])
+
+
 @pytest.mark.parametrize(("name", "setting"), SETTINGS, ids=[f"{n} {s}" for n, s in SETTINGS])
 def test_another_setting_is_noticed(name: str, setting: dict[str, Any]) -> None:
-    case = load(GOLDEN / name)
+    case = loaded(GOLDEN / name)
     other = dataclasses.replace(case, config=case.config | setting)
     assert max(mismatch(other, answers(other)).values()) > 1
 
