@@ -99,4 +99,29 @@ FROM_FRAMES: tuple[Row, ...] = tuple(
         ("CLIP-MDMF, drawn text", "clip-mdmf", (), TEXT),
     )
 )
-ROWS: tuple[Row, ...] = STORED + JOINTLY + FROM_FRAMES
+LARGE = "features.size=128"
+"""Maps of at least 4 x 4 places, as TA2N needs."""
+ADAPTED = ("follows=ours", "features.cut=frames", "features.size=64", "train.query=2", "head_config.metric=neg_sq_l2")
+ADAPTERS: tuple[Row, ...] = (
+    Row(
+        "TA2N, from frames, 1-shot",
+        "ta2n",
+        (*FRAMES, LARGE, "train.iterations=40", "head_config.shot=1"),
+        (0,),
+        (1,),
+        200,
+        extract=(
+            f"fsar-cache extract synth --recipe ta2n --set follows=ours --set features.cut=frames --set {RAW} --set {LARGE}",
+        ),
+    ),
+    Row(
+        "TAMT, adapters from frames",
+        "tamt",
+        (*ADAPTED, "train.shot=1", "train.iterations=60"),
+        (0,),
+        extract=(
+            "fsar-cache extract synth --recipe tamt --set follows=ours --set features.cut=frames --set features.size=64",
+        ),
+    ),
+)
+ROWS: tuple[Row, ...] = STORED + JOINTLY + FROM_FRAMES + ADAPTERS
