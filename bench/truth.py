@@ -24,6 +24,7 @@ from truth_scores import Floats, Ints, action_of, disjoint_pairs, score_paths, s
 from fsar_cache import places
 from fsar_cache.canonical import plain
 from fsar_cache.draws import generator
+from fsar_cache.errors import FsarError
 from heads.base import EpisodeShape, Role, Task
 from pipeline.assemble import Opened, Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, unpack_model
@@ -176,4 +177,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FsarError as error:
+        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from error
