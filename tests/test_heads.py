@@ -389,3 +389,13 @@ def test_the_example_of_one_head_runs() -> None:
     losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("iteration")]
     assert len(losses) == 16
     assert losses[-1] < losses[0] / 1.5
+
+
+def test_the_example_of_every_head_runs() -> None:
+    """All registered heads, trained and evaluated on tensors alone."""
+    script = ROOT / "examples" / "every_head.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = {line.split()[0]: float(line.split("accuracy ")[1].split()[0]) for line in done.stdout.splitlines()}
+    assert scores.keys() == set(HEADS.names())
+    assert all(score > 0.6 for score in scores.values())
