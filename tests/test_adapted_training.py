@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from worlds import fill
 
 from cache.rows import Outcome, Row
+from cache.spec import FeatureSpec
 from cache.store import create, open_store
 from extract.config import backbone_of, spec_of, store_path
 from extract.videomae import trunk
@@ -57,7 +58,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path, Places(tmp_path / "stores"))
 
 
-def frames_store(world: World, recipe: Recipe) -> Path:
+def made_up_store(world: World, recipe: Recipe) -> Path:
     config = extract_config(recipe.features)
     return fill(world, recipe.source.dataset, spec_of(config, backbone_of(config)))  # type: ignore[arg-type]
 
@@ -102,7 +103,7 @@ VIDEOMAE = {
 def test_tamt_trains_its_adapters_and_itself_alike_from_frames_and_from_tokens(world: World) -> None:
     config = {"covariance_groups": 4, "reduce_dims": [8, 8], "adapter_drop_path": 0.0}
     whole = world.recipe("tamt", {**VIDEOMAE, "dtype": "auto"}, config, "frames")
-    stored = frames_store(world, whole)
+    stored = made_up_store(world, whole)
     late = world.recipe("tamt", VIDEOMAE, config, "block10")
     tokens_store(world, late, stored)
     model, before, row = step(whole, world.places)
@@ -144,3 +145,40 @@ def test_the_norm_of_a_pretrained_file_is_where_the_head_starts(world: World) ->
     assert isinstance(head, Tamt)
     for leaf in ("weight", "bias"):
         assert torch.equal(getattr(head.first_norm, leaf), norm[f"fc_norm.{leaf}"])
+
+
+CLIP = {
+    "backbone": "clip_vit_b16",
+    "frames": 8,
+    "size": 224,
+    "sampling": "clip-fsar-centre",
+    "transform": "clip-fsar-eval",
+    "text_store": "own-text",
+}
+
+
+def test_tmal_trains_its_adapters_and_itself(world: World) -> None:
+    """With adapters in the last two blocks, from tokens before them; the ones in all twelve need frames."""
+    config = {"fusion_order": "text", "flow_encoder": "none", "adapter": "24x384", "adapter_layers": 2, "seq_len": 8}
+    recipe = world.recipe("tmal", CLIP, config | {"out_dropout": 0.0, "ff_dropout": 0.0}, "block10")
+    made_up_store(world, recipe)
+    rows = [Row(f"{p}{c}", f"{p}{c}", p) for p in ("train", "test") for c in range(2)]
+    spec = FeatureSpec("text", {}, {}, {}, {"name": "made up"}, "text", (512,), "float32")
+    place = world.places.stores / "clips" / "own-text"
+    with create(place, spec, rows, dataset="clips") as store, store.writer() as writer:
+        text = np.random.default_rng(0).standard_normal((4, 512)).astype(np.float32)
+        writer.write_block(0, text, [Outcome("ok")] * 4, {"made": "up"})
+    model, before, row = step(recipe, world.places)
+    assert np.isfinite(row["loss"])
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    in_tail = {name.partition(".adapters.")[2] for name in moved if name.startswith("tail.")}
+    # at the first step only the convolutions and the last biases have a gradient
+    assert in_tail == {
+        f"{at}.{leaf}" for at in ("pre_attn", "pre_mlp") for leaf in ("conv.weight", "conv.bias", "fc2.bias")
+    }
+    everywhere = replace(recipe, head_config=recipe.head_config | {"adapter_layers": 12})
+    with (
+        pytest.raises(UsageError, match="adapter in block0, which lies before the cut 'block10'"),
+        workshop(everywhere, world.places) as shop,
+    ):
+        shop.model(2)
