@@ -192,7 +192,7 @@ class Ta2n(Head):
         if self.align.secondstage is not None:
             return self.align.paired(support, query, lambda s, q, _: frame_cosines(s, q))
         s, q = (F.normalize(parts["map"].flatten(2), dim=-1) for parts in (support, query))
-        return s.shape[1] - torch.einsum("ntf,mtf->nm", s, q)
+        return (1 - torch.einsum("ntf,mtf->nmt", s, q)).sum(-1)
 
     def forward(self, batch: EpisodeBatch, step: int) -> HeadOutput:
         """Loss "meta": summed cross-entropy of queries / tasks_per_batch; supports and queries are two batches to stage 1's batch norms."""

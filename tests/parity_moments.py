@@ -37,7 +37,7 @@ def run_bdc(case: Case) -> Values:
     pool = moments.BdcPooling(config["channels"], config["reduce_dim"], places, config["sqrt_epsilon"])
     names = pool.published_names()
     pool.load_state_dict({name: torch.from_numpy(case.weights[key]) for name, key in names.items()})
-    pool.train(case.mode == "train")
+    pool.train(config["batch_norm"] == "batch")
     vector = pool(x).view(given["grad_vec"].shape)  # the published one has no batch axis for a batch of one
     loss = (vector * given["grad_vec"]).sum()
     learnt = {names[name]: parameter for name, parameter in pool.named_parameters()}

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from golden.golden import Case
 from parity_models import Values, accuracy, clips, encoded, losses, tensors
 
-from fsar_cache.errors import IntegrityError, UsageError
+from fsar_cache.errors import IntegrityError, UsageError, unknown
 from heads.base import EpisodeBatch, Task
 from heads.published import load_published
 from heads.ta2n import Ta2n, Ta2nConfig
@@ -29,6 +29,8 @@ KNOWN = {
     *("dim", "seq_len", "size", "way", "shot", "generated", "part", "slices", "heavy", "decays", "batch_norm"),
     *("dropout", "grad_slices", "running_after", "note", "perturb_decay_every", *SWITCHES),
 }
+RESTING = {"train": False, "batch": False, "eval": True, "running": True}
+"""Whether batch norms rest, by what a case calls their mode in training."""
 COARSE = (slice(None), slice(None, None, 32), slice(None), slice(None, None, 3), slice(None, None, 3))
 
 
@@ -77,7 +79,9 @@ def built(case: Case) -> Ta2n:
     for _ in range(int(config.get("decays", 0))):
         head.align.decay()
     head.train(case.mode == "train")
-    if config.get("batch_norm") == "eval":
+    if (mode := config.get("batch_norm", "train")) not in RESTING:
+        raise unknown("mode of batch norms", mode, RESTING)
+    if RESTING[mode]:
         for module in head.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
@@ -93,10 +97,11 @@ def run_ttm(head: Ta2n, support: Tensor, query: Tensor) -> Values:
     stage = head.align.firststage
     assert stage is not None
     values: Values = {}
-    for name, x in (("support", support), ("query", query)):
-        values[f"theta_{name}"] = stage.theta(x.transpose(1, 2))
+    thetas: list[Tensor] = []
+    stage.locnet.register_forward_hook(lambda module, given, made: thetas.append(made))
     both = stage(support, query)
-    for name, warped in zip(("support", "query"), both, strict=True):
+    for name, theta, warped in zip(("support", "query"), thetas, both, strict=True):
+        values[f"theta_{name}"] = theta
         values[name] = warped
         values[f"{name}_frame_energy"] = warped.square().mean((1, 3, 4))
     return values
@@ -118,7 +123,8 @@ def run_acm(head: Ta2n, support: Tensor, query: Tensor) -> Values:
 
 def pair_values(pairs: Tensor) -> Values:
     support, query = pairs.chunk(2, 2)
-    return {"pairs": pairs, "distances": timewise_cos(support, query)}
+    distances = timewise_cos(support, query)
+    return {"pairs": pairs, "distances": distances, "logits": -distances.T[None]}
 
 
 def by_time(x: Tensor) -> Tensor:
@@ -146,7 +152,12 @@ def watch(head: Ta2n, shown: Values) -> None:
     distances, acm = head._distances, head.align.secondstage
 
     def seen_distances(support: Values, query: Values) -> Tensor:
-        shown["prototype"] = support["map"].transpose(1, 2).unflatten(-1, (math.isqrt(support["map"].shape[-1]), -1))
+        s, q = (
+            by_time(part["map"]).unflatten(-1, (math.isqrt(part["map"].shape[-1]), -1)) for part in (support, query)
+        )
+        shown["prototype"] = s
+        if acm is None:
+            shown["pairs"] = torch.cat(torch.broadcast_tensors(s.unsqueeze(1), q), 2)
         shown["distances"] = distances(support, query)
         return shown["distances"]
 
@@ -175,14 +186,18 @@ def run_train(case: Case, head: Ta2n, given: Values) -> Values:
     values = {**losses(out), "logits": out.logits, "loss": out.loss * head.config.tasks_per_batch, **shown}
     values |= {name: theta[0] for name, theta in out.shows.items()}
     values["accuracy"] = accuracy(out.logits[0], given["query_labels"])
-    state = {key: head.state_dict()[name].clone() for name, key in head.published_layout().names.items()}
-    values |= {f"after/{key}": value for key, value in state.items()}
     names = head.published_layout().names
     leaves = {names[name]: p for name, p in head.named_parameters()} | {"in/support": support, "in/query": query}
     grads = torch.autograd.grad(out.loss, list(leaves.values()), allow_unused=True)
     for (key, leaf), grad in zip(leaves.items(), grads, strict=True):
         values[f"grad/{key}"] = torch.zeros_like(leaf) if grad is None else grad
     return values
+
+
+def after(head: Ta2n) -> Values:
+    """The state after a step's forward pass, running statistics among it, by published key."""
+    state = head.state_dict()
+    return {f"after/{key}": state[name].clone() for name, key in head.published_layout().names.items()}
 
 
 def index(text: str) -> tuple[Any, ...]:
@@ -193,13 +208,13 @@ def index(text: str) -> tuple[Any, ...]:
 
 def cut(case: Case, values: Values) -> Values:
     """The values under the names of the case's outputs: "X_part" is a coarse grid of X, "grad/KEY" cut and "grad_norm/KEY" the norm."""
-    found = dict(values)
+    found, rules = dict(values), case.config.get("grad_slices", {})
     for name in case.outputs:
         whole = name.removesuffix("_part")
         if name.startswith("grad_norm/") and f"grad/{name[10:]}" in values:
             found[name] = values[f"grad/{name[10:]}"].norm()
-        elif name.startswith("grad/") and name[5:] in case.config.get("grad_slices", {}):
-            found[name] = values[name][index(case.config["grad_slices"][name[5:]])] if name in values else values[whole]
+        elif name in values and name.startswith("grad/") and name[5:] in rules:
+            found[name] = values[name][index(rules[name[5:]])]
         elif name.endswith("_part") and whole in values:
             found[name] = values[whole][_rule(case, whole, values[whole])]
     return found
@@ -228,13 +243,13 @@ def run_ta2n(case: Case) -> Values:
     if "support_labels" not in given:
         given["support_labels"] = torch.arange(config["way"]).repeat_interleave(config["shot"])
     head = built(case)
-    if case.mode == "train":
+    if config["part"] == "full" and case.mode == "train":
         values = run_train(case, head, given)
     elif config["part"] == "full":
         values = run_full(head, given["support"], given["query"], given["support_labels"], config["way"])
     else:
         values = {"ttm": run_ttm, "acm": run_acm}[config["part"]](head, given["support"], given["query"])
-    return cut(case, values)
+    return cut(case, values | after(head) if case.mode == "train" else values)
 
 
 RUNNERS = {"ta2n": run_ta2n}

@@ -29,8 +29,6 @@ from heads.published import load_published
 from heads.tamt import Tamt, TamtConfig
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-AS_THEY_ARE = ("covariance_groups", "newton_schulz_iterations", "global_temporal_layout", "metric")
-"""Config entries of a case that are the head's settings of the same name."""
 
 
 @lru_cache
@@ -45,9 +43,9 @@ def build(case: Case) -> tuple[Tamt, dict[str, nn.Module], Backbone]:
     Cases from tokens have weights from block 10 on only; the blocks before it are left as they were drawn.
     """
     config = case.config
-    settings = {name: config[name] for name in AS_THEY_ARE if name in config}
-    blocks, rate = tuple(config["adapter_blocks"]), config["drop_path"]
-    head = Tamt(TamtConfig(dim=config["embed_dim"], adapter_blocks=blocks, adapter_drop_path=rate, **settings))
+    settings = {name: config[name] for name in TamtConfig.__dataclass_fields__ if name in config}
+    settings |= {"adapter_blocks": tuple(config["adapter_blocks"]), "adapter_drop_path": config["drop_path"]}
+    head = Tamt(TamtConfig(dim=config["embed_dim"], **settings))
     backbone = copy.deepcopy(blank())
     given = tensors(case.weights)
     found = load_published(head, given, str(case.path))

@@ -15,13 +15,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case
-from parity_models import accuracy, all_gradients, clips, encoded, losses, tensors, way
+from parity_models import accuracy, clips, encoded, gradients, losses, tensors, way
 
 from heads.base import EpisodeBatch, Task
 from heads.published import load_published
 from heads.trx import Trx, TrxConfig
 
 CHANNELS = 64
+DESCRIBING = {"way", "shot", "pe", "grad_slices", "note"}
+"""Config entries that describe the case and set nothing."""
 
 
 def trx(case: Case) -> Trx:
@@ -29,7 +31,10 @@ def trx(case: Case) -> Trx:
     config = case.config
     named = {"out_dim": "trans_linear_out_dim", "d_out": "trans_linear_out_dim", "dropout": "trans_dropout"}
     settings = {named.get(key, key): value for key, value in config.items()} | {"temp_set": tuple(config["temp_set"])}
-    head = Trx(TrxConfig(**{name: settings[name] for name in TrxConfig.__dataclass_fields__ if name in settings}))
+    known = TrxConfig.__dataclass_fields__
+    if strange := sorted(settings.keys() - known - DESCRIBING):
+        print(f"note: {case.path}: config entries without effect here: {', '.join(strange)}", file=sys.stderr)
+    head = Trx(TrxConfig(**{name: settings[name] for name in known if name in settings}))
     load_published(head, tensors(case.weights), str(case.path))
     return head.train(case.mode == "train")
 
@@ -50,8 +55,11 @@ def run_trx(case: Case) -> dict[str, Tensor]:
         classes = torch.zeros_like(task.support_labels), torch.zeros_like(labels)
         out = head(EpisodeBatch(task, clips(features["support"]), clips(features["query"]), labels, *classes), 1)
         values |= losses(out) | {"loss": out.loss * head.config.tasks_per_batch}
-        learnt = {name: parameter for name, parameter in head.named_parameters() if parameter.requires_grad}
-        values |= slices_of(case, all_gradients(out.loss, features, learnt))
+        every = dict(head.named_parameters())
+        learnt = {name: parameter for name, parameter in every.items() if parameter.requires_grad}
+        unread = {f"grad/{name}": torch.zeros_like(every[name]) for name in every.keys() - learnt.keys()}
+        leaves = learnt | {f"in/{role}": given[role] for role in features}
+        values |= slices_of(case, unread | gradients(out.loss, leaves, "grad/"))
     if "query_labels" in given:
         values["accuracy"] = accuracy(out.logits[0], given["query_labels"])
     return values | {name: shown[0] for name, shown in out.shows.items()} | {"logits": out.logits}

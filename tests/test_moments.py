@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden.golden import load
+from golden.golden import load, mismatch
+from parity import answers
 from torch import Tensor
 
 from fsar_cache.errors import UsageError
@@ -187,3 +189,10 @@ def test_poolings_start_as_the_card_says() -> None:
 def test_mistakes_are_refused(make: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["train_reduce_64_20", "reduce_640_32"])
+def test_batch_norms_of_a_case_are_as_its_config_says(name: str) -> None:
+    case = load(GOLDEN / "bdc" / name)
+    other = replace(case, mode={"train": "eval", "eval": "train"}[case.mode])
+    assert max(mismatch(other, answers(other)).values()) <= 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden.golden import load
 from head_episodes import episodes, logits, make, one
+from parity_ta2n import made, run_ta2n
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +30,17 @@ from heads.ta2n import Ta2n
 from heads.ta2n_blocks import time_warp, windows
 
 ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "ta2n"
 CHANNELS, WIDTH, FRAMES, SIDE = 6, 4, 5, 5
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Sizes here are small: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def head_of(**config: Any) -> Ta2n:
@@ -394,7 +408,7 @@ def test_blocks_keep_within_their_bytes() -> None:
             for n, p in head.encode({"features": torch.rand(1, 8, 256, 7, 7)}, "support").items()
         }
         s = head.align.prototypes({n: p.unsqueeze(1) for n, p in head._path(support, False, "support").items()})
-        q = head._path({n: p[:1].expand(40, *p.shape[1:]) for n, p in support.items()}, False, "query")
+        q = head._path({n: p[:1].expand(9, *p.shape[1:]) for n, p in support.items()}, False, "query")
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
             head.align.paired(s, q, lambda a, b, _: (a * b).sum((2, 3)))
     held, peak = 0, 0
@@ -635,9 +649,40 @@ def test_maps_of_different_sides_are_refused() -> None:
             run()
 
 
+def test_a_case_of_one_stage_runs_in_training_and_passes_each_batch_once() -> None:
+    case = replace(load(GOLDEN / "ttm_alone"), mode="train")
+    values, stage = run_ta2n(case), TTM((512, 512)).train()
+    prefix = "align.firststage."
+    stage.load_state_dict({k.removeprefix(prefix): torch.from_numpy(w) for k, w in case.weights.items()})
+    for name in ("support", "query"):
+        x = made(case.config["generated"], name)
+        torch.testing.assert_close(values[name], stage(x))
+        stage.locnet.eval()
+        assert not torch.allclose(values[f"theta_{name}"], stage.theta(x.transpose(1, 2)), atol=1e-3)
+        stage.locnet.train()
+    for key, value in stage.state_dict().items():
+        torch.testing.assert_close(values[f"after/{prefix}{key}"], value, msg=key)
+
+
+def test_a_case_in_training_without_stage_2_shows_whole_pairs() -> None:
+    case = load(GOLDEN / "train_3way_1shot")
+    values = run_ta2n(replace(case, config=case.config | {"second_stage": False}))
+    assert values["pairs"].shape == (3, 4, 1024, 8, 7, 7)
+    torch.testing.assert_close(timewise_cos(*values["pairs"].chunk(2, 2)), values["distances"])
+
+
+def test_a_case_with_an_unknown_mode_of_batch_norms_is_refused() -> None:
+    case = load(GOLDEN / "ttm_alone")
+    with pytest.raises(UsageError, match="unknown mode of batch norms 'batched'"):
+        run_ta2n(replace(case, config=case.config | {"batch_norm": "batched"}))
+
+
 def test_its_example_runs() -> None:
     script = ROOT / "examples" / "ta2n_alone.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=ROOT)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd=ROOT, env=one_thread
+    )
     assert (done.returncode, done.stderr) == (0, "")
     losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("step")]
     assert len(losses) == 3

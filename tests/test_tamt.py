@@ -12,6 +12,7 @@ import pytest
 import torch
 from golden.golden import load
 from head_episodes import WAY, episodes, logits, make, one
+from parity_tamt import build
 from torch import Tensor, nn
 from worlds import make_world
 
@@ -375,3 +376,11 @@ def test_training_on_two_sizes_at_once_is_refused() -> None:
     with pytest.raises(UsageError, match="one size, got 16 support and 9 query tokens per step"):
         tamt().train()(smaller, 1)
     assert torch.isfinite(logits(tamt(), smaller)).all(), "codes of any size can be compared"
+
+
+def test_a_case_may_set_whatever_the_head_has_a_setting_for() -> None:
+    case = load(GOLDEN / "tokens_eval_112_2w2s1q")
+    told = {"newton_schulz_backward": "autograd", "newton_schulz_epsilon": 1e-3, "drop_path": 0.2}
+    head, adapters, _ = build(replace(case, config=case.config | told))
+    assert (head.config.newton_schulz_backward, head.config.newton_schulz_epsilon) == ("autograd", 1e-3)
+    assert adapters["block11.beside_mlp"].drop_path == pytest.approx(0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -30,6 +31,15 @@ from heads.published_resnet import numbered_resnet, to_numbered_resnet
 from heads.trx import TupleEncoder, attend, position_code, shots_by_class
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Sizes here are small: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def trx(**config: Any) -> Trx:
@@ -403,3 +413,12 @@ def test_numbered_children_are_those_of_a_torchvision_resnet() -> None:
     assert [numbered_resnet(key) for key in numbered] == named
     assert [to_numbered_resnet(key) for key in named] == numbered
     assert [numbered_resnet(key) for key in named] == named
+
+
+def test_a_case_may_ask_for_gradients_of_what_is_never_read(capsys: pytest.CaptureFixture[str]) -> None:
+    case = load(GOLDEN / "trx" / "train_5way_5shot_512")
+    unread = [f"transformers.1.{name}" for name in ("v_linear.bias", "norm_v.weight", "norm_v.bias")]
+    zeros = {f"grad/{key}": np.zeros(1152) for key in unread} | {f"grad_norm/{key}": np.zeros(()) for key in unread}
+    other = replace(case, outputs=zeros, config=case.config | {"norm_values": True})
+    assert set(mismatch(other, answers(other)).values()) == {0.0}
+    assert "config entries without effect here: norm_values" in capsys.readouterr().err
