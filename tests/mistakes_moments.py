@@ -114,4 +114,5 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     (SMALL_TRACE, {"backward": "autograd"}),
     (SMALL_TRACE, {"trace_epsilon": 1e-6}),
     ("bdc/no_reduce_24", {"sqrt_epsilon": 1e-3}),
+    ("bdc/train_reduce_64_20", {"batch_norm": "running"}),
 ]
