@@ -135,9 +135,10 @@ def source_text(head: Head, batch: EpisodeBatch, width: int) -> Tensor:
     text = batch.source_text
     name, got = type(head).__name__, None if text is None else list(text.shape)
     if text is None or text.ndim != 2 or text.shape[1] != width:
+        without = "; or set use_classification = false" if hasattr(head.config, "use_classification") else ""
         raise UsageError(
             f"{name} trains with a text feature of every training class, [classes, {width}], got {got or 'none'}",
-            hint="text features of class names: fsar-cache extract DATASET --kind text; or set use_classification = false",
+            hint=f"text features of class names: fsar-cache extract DATASET --kind text{without}",
         )
     if not bool(torch.isfinite(text).all()):
         raise UsageError(f"{name} got text of training classes with NaN or infinite values")

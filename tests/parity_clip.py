@@ -15,6 +15,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case
+from parity_models import gradients, norms
 
 from extract.backbone import Backbone
 from extract.clip_resnet import blank_rn50, rn50_backbone
@@ -28,6 +29,7 @@ from heads import st_adapter
 
 BACKBONES = {"RN50": "clip_rn50", "ViT-B/16": "clip_vit_b16"}
 FC = ("fc.weight", "fc.bias")
+PUBLISHED_SIZES = (st_adapter.WIDTH, (3, 1, 1))
 
 
 def drawn(case: Case, prefix: str = "") -> dict[str, Tensor]:
@@ -72,7 +74,7 @@ def run_st_adapter(case: Case) -> dict[str, Tensor]:
 
 def _adapter(case: Case) -> dict[str, Tensor]:
     config = case.config
-    made = st_adapter.STAdapter(config["width"], config["adapter_width"], tuple(config["adapter_kernel"]))
+    made = st_adapter.STAdapter(config["width"], *sizes(config))
     made.load_state_dict(drawn(case), strict=True)
     x = _clips(case).requires_grad_()
     y = made(x)
@@ -92,13 +94,17 @@ def _block(case: Case) -> dict[str, Tensor]:
     block = Block(ResidualAttentionBlock(config["width"], config["heads"], act_layer=QuickGELU), 0)
     for slot in block.slot_names:
         if config[slot]:
-            block.adapters[slot] = st_adapter.STAdapter(
-                config["width"], config["adapter_width"], tuple(config["adapter_kernel"])
-            )
+            block.adapters[slot] = st_adapter.STAdapter(config["width"], *sizes(config))
     own = {name: name.replace("adapters.", "adapter_") for name in block.state_dict()}
     block.load_state_dict({name: drawn(case)[key] for name, key in own.items()}, strict=True)
     with torch.no_grad():
         return {"y": block.eval()(_clips(case)).flatten(0, 1)}
+
+
+def sizes(config: dict[str, Any]) -> tuple[int, tuple[int, int, int]]:
+    """Width and kernel of a case's adapters."""
+    frames, rows, columns = config["adapter_kernel"]
+    return config["adapter_width"], (frames, rows, columns)
 
 
 def adapted(case: Case) -> Backbone:
@@ -106,7 +112,10 @@ def adapted(case: Case) -> Backbone:
     config = case.config
     backbone = vit_backbone(blank_vit(config["resolution"]), SCALINGS["clip"])
     preset = "24x384" if config["pre_attn"] else "12x384"
-    backbone.insert(st_adapter.adapters(preset, backbone.slots, config["width"], config["adapter_layers"]))
+    made = st_adapter.adapters(preset, backbone.slots, config["width"], config["adapter_layers"])
+    if sizes(config) != PUBLISHED_SIZES:
+        made = {slot: st_adapter.STAdapter(config["width"], *sizes(config)) for slot in made}
+    backbone.insert({slot: adapter for slot, adapter in made.items() if config[slot.partition(".")[2]]})
     tensors = {**drawn(case), "proj": torch.zeros(config["width"], 512)}
     keys = published_names(backbone)
     strange = set(tensors) - set(keys.values()) - set(FC)
@@ -150,12 +159,8 @@ def _video(case: Case) -> Tensor:
 
 def _gradients(loss: Tensor, leaves: dict[str, Any], keys: list[str]) -> dict[str, Tensor]:
     """Norms, and the gradients themselves: large matrices as [:8, :32]."""
-    grads = torch.autograd.grad(loss, [leaves[key] for key in keys], retain_graph=True)
-    values = {}
-    for key, grad in zip(keys, grads, strict=True):
-        values[f"grad/{key}"] = grad[:8, :32] if grad.ndim == 2 else grad
-        values[f"grad_norm/{key}"] = grad.norm()
-    return values
+    whole = gradients(loss, {key: leaves[key] for key in keys}, "grad/")
+    return norms(whole) | {name: grad[:8, :32] if grad.ndim == 2 else grad for name, grad in whole.items()}
 
 
 RUNNERS = {"clip_visual": run_clip_visual, "clip_text": run_clip_text, "st_adapter": run_st_adapter}

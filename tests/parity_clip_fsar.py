@@ -12,7 +12,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from golden.golden import Case
-from parity_models import SPELLINGS, Values, accuracy, build, encoded, gradients, tensors, way
+from parity_models import SPELLINGS, Values, accuracy, build, encoded, gradients, norms, tensors, way
 
 from heads.base import EpisodeBatch, Head, Task
 from heads.clip_fsar import ClipFsar, class_text_logits
@@ -71,8 +71,7 @@ def partial_gradients(total: Tensor, given: Values, head: Any) -> Values:
     features = {name: given[name] for name in ("support_features", "query_features")}
     weights = {key: head.get_parameter(name) for name, key in head.published_layout().names.items()}
     whole = gradients(total, features, "grad_in/") | gradients(total, weights, "grad/")
-    norms = {name.replace("/", "_norm/", 1): grad.norm() for name, grad in whole.items()}
-    return norms | {name: parted(name, grad) for name, grad in whole.items()}
+    return norms(whole) | {name: parted(name, grad) for name, grad in whole.items()}
 
 
 def branch(case: Case) -> str:

@@ -11,11 +11,13 @@ from golden.golden import Case
 from parity_clip_fsar import batch_of, codes, partial_gradients, task_of
 from parity_models import SPELLINGS, Values, accuracy, build, losses, tensors
 
-from heads.clip_mdmf import ClipMdmf
+from heads.clip_mdmf import ClipMdmf, ClipMdmfConfig
 from heads.published import load_published
 from heads.views import distillation
 
-SPELLINGS["clip_mdmf"] = dict.fromkeys(("frames", "head_only", "alias_note"), "note")
+OF_CLIP_FSAR = ("merge_before", "eval_text", "combine", "text_coff", "use_classification_value")
+"""Switches that the published code carries along from CLIP-FSAR and doesn't read."""
+SPELLINGS["clip_mdmf"] = dict.fromkeys(("frames", "head_only", "alias_note", *OF_CLIP_FSAR), "note")
 UNDROPPED = {"out_dropout": 0.0, "ff_dropout": 0.0, "tcn_dropout": 0.0}
 
 
@@ -25,7 +27,9 @@ def drawn(given: Values) -> Values:
 
 
 def run_clip_mdmf(case: Case) -> Values:
-    head = build(case, **UNDROPPED)
+    _, *others = case.config.get("lambdas", ClipMdmfConfig.lambdas)
+    off = {} if case.config.get("use_classification", True) else {"lambdas": (0.0, *others)}
+    head = build(case, **UNDROPPED, **off)
     assert isinstance(head, ClipMdmf)
     c, given = head.config, tensors(case.inputs)
     load_published(head, tensors(case.weights), where=str(case.path))

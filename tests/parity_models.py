@@ -97,11 +97,17 @@ def gradients(total: Tensor, leaves: Values, prefix: str) -> Values:
     }
 
 
+def norms(grads: Values) -> Values:
+    """Norms of gradients "grad/KEY" as "grad_norm/KEY"; summed in float64, since float32 is 6e-5 off for a million squares."""
+    return {name.replace("/", "_norm/", 1): grad.double().norm() for name, grad in grads.items()}
+
+
 def all_gradients(total: Tensor, features: Values, learnt: Values) -> Values:
-    """Gradients to the inputs, in both spellings of their outputs, and to weights {published key: parameter}."""
+    """Gradients to the inputs, in both spellings of their outputs, and to weights {published key: parameter}; and their norms."""
     inner = gradients(total, features, "")
     spelt = {prefix + name: grad for name, grad in inner.items() for prefix in ("grad_in/", "grad/in/")}
-    return spelt | gradients(total, learnt, "grad/")
+    whole = spelt | gradients(total, learnt, "grad/")
+    return whole | norms(whole)
 
 
 def losses(out: HeadOutput) -> Values:
@@ -157,7 +163,7 @@ def run_otam(case: Case) -> Values:
     }
     if single(config):
         idle.add("combination")
-    metric = {"euclidean": "squared_euclidean"}.get(metric, metric)
+    metric = "squared_euclidean" if "euclid" in metric else metric
     head = build(case, idle, single_direction=single(config), frame_metric=metric)
     assert isinstance(head, Otam)
     given = tensors(case.inputs)
@@ -273,7 +279,8 @@ def _train_gslta(case: Case, head: Gslta, given: Values, features: Values, value
     head.teacher_started = teacher_given(case)
     names = head.published_layout().names
     before = {names[k]: v.clone() for k, v in head.state_dict().items() if k.startswith("teacher.")}
-    draws = {name: given[name][None] for name in ("sub_query", "cross_partner") if name in given}
+    drawn = ("sub_query", "cross_partner")
+    draws = {name: given[name][None] for name in drawn} if given.keys() >= set(drawn) else {}
     batch = EpisodeBatch(
         Task(way(case), given["support_labels"][None], draws),
         clips(features["support"]),

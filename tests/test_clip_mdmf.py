@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from golden.golden import draw, weight_spec
+from golden.golden import draw, load, mismatch, weight_spec
 from head_episodes import WAY, episodes, logits, make
+from parity import answers
 from slow_clip import cos, cross_entropy, distilled, mdmf
 from torch import Tensor
 
@@ -309,3 +311,12 @@ def test_the_causal_network_stands_twice_in_a_checkpoint_and_the_second_counts()
         assert torch.equal(again[key.replace("net.0", "conv1").replace("net.4", "conv2")], second[key])
     with pytest.raises(IntegrityError, match=r"unknown tcn\.network\.3\.net\.0\.bias"):
         load_published(head, tensors | {"tcn.network.3.net.0.bias": torch.zeros(16)})
+
+
+def test_a_case_without_class_text_is_run_whatever_its_weights_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """The published code takes such settings in evaluation, where no loss is made; and switches of CLIP-FSAR that it never reads."""
+    case = load(Path(__file__).parent / "golden/clip_mdmf/eval_5way_1shot_d512")
+    told = {"use_classification": False, "lambdas": [1, 1, 1], "merge_before": True, "text_coff": None}
+    other = replace(case, config=case.config | told)
+    assert max(mismatch(other, answers(other)).values()) <= 1
+    assert "without effect" not in capsys.readouterr().err

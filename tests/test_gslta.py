@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from golden.golden import load
 from head_episodes import DIM, FRAMES, WAY, episodes, make, one
+from parity import answers
+from parity_models import norms
 from torch import Tensor
 
 from fsar_cache.errors import UsageError
@@ -276,3 +280,21 @@ def test_dropout_acts_in_training_only_and_follows_the_seed() -> None:
     assert loss(1) != loss(2)
     head.eval()
     assert loss(1) == loss(2)
+
+
+def test_norms_of_large_gradients_are_exact() -> None:
+    """In float32 the squares of a million entries add up to half a golden tolerance of error."""
+    grad = torch.randn(2048, 512, generator=torch.Generator().manual_seed(0))
+    want = float(np.sqrt(np.square(grad.numpy().astype(np.float64)).sum()))
+    assert float(norms({"grad/decoder.weight": grad})["grad_norm/decoder.weight"]) == pytest.approx(want, rel=1e-12)
+
+
+def test_a_case_without_distillation_needs_no_mates() -> None:
+    case = load(Path(__file__).parent / "golden/gslta/train_sfme")
+    config = case.config | {"loss_weights": case.config["loss_weights"] | {"self": 0, "cross": 0}}
+    inputs = {name: array for name, array in case.inputs.items() if name != "cross_partner"}
+    got = answers(replace(case, config=config, inputs=inputs))
+    np.testing.assert_allclose(got["logits"], case.outputs["logits"], rtol=1e-4, atol=1e-5)
+    three = {"supervised": 1.0, "meta": 1.0, "reconstruction": 0.1}
+    want = sum(weight * case.outputs[f"loss/{name}"] for name, weight in three.items())
+    np.testing.assert_allclose(got["loss/total"], want, rtol=1e-5)

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from golden.golden import load, mismatch
+from golden.golden import Case, load, mismatch
 from parity import answers, ratios
+from parity_clip import adapted as adapted_as_told
 from torch import Tensor, nn
 
 from extract import clip_vit
@@ -228,3 +230,20 @@ def test_cases_notice_mistakes(mistake: Callable[..., Tensor], name: str, monkey
 def test_whole_towers_agree_with_their_cases(name: str, shared_folder: Path) -> None:
     table = ratios(shared_folder / "golden" / "st_adapter" / name)
     assert {output: ratio for output, ratio in table.items() if not ratio <= 1} == {}
+
+
+def test_a_case_may_have_adapters_of_other_sizes_and_in_one_place() -> None:
+    """Width, kernel, places and blocks come from the case, not from the published presets."""
+    config = {"resolution": 32, "width": 768, "pre_attn": True, "pre_mlp": False}
+    config |= {"adapter_layers": 2, "adapter_width": 8, "adapter_kernel": [3, 3, 3]}
+    plain = tower()
+    weights = {key: plain.get_parameter(name).detach().numpy() for name, key in tower_names(plain).items()}
+    shapes = {"fc1.weight": (8, 768), "fc1.bias": (8,), "conv.weight": (8, 1, 3, 3, 3), "conv.bias": (8,)}
+    shapes |= {"fc2.weight": (768, 8), "fc2.bias": (768,)}
+    for block in (10, 11):
+        at = f"transformer.resblocks.{block}.adapter_pre_attn."
+        weights |= {at + name: np.full(shape, block, np.float32) for name, shape in shapes.items()}
+    case = Case(GOLDEN, "st_adapter", "", config, "eval", weights, {}, {}, rtol=1e-4, atol=1e-5)
+    found = {name: p for name, p in adapted_as_told(case).named_parameters() if ".adapters." in name}
+    assert sorted(tuple(p.shape) for p in found.values()) == sorted([*shapes.values()] * 2)
+    assert {float(p.detach().mean()) for p in found.values()} == {10.0, 11.0}

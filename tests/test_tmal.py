@@ -667,3 +667,12 @@ def test_the_report_sees_what_is_matched() -> None:
     torch.testing.assert_close(-head.align(shown["cost"]), logits(head, batch)[0])
     assert shown["path"].shape == shown["cost"].shape == (6, WAY, 5, 5)
     assert np.isfinite(shown["path"].numpy()).all()
+
+
+def test_missing_text_of_training_classes_is_refused_with_advice_that_can_be_followed() -> None:
+    for method, has_switch in (("tmal", False), ("clip_fsar", True)):
+        head = make(method)
+        with pytest.raises(UsageError, match="text feature of every training class") as caught:
+            head(replace(episodes(head=head), source_text=None), 1)
+        assert caught.value.hint is not None
+        assert ("use_classification" in caught.value.hint) is has_switch
