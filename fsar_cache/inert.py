@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from fsar_cache.inert_calls import CALLS, Inert, dtype_named, fill_table
+from fsar_cache.inert_calls import CALLS, Inert, dtype_named, fill_table, printable
 
 
 def read_inert(file: IO[bytes], storage: Callable[[Any], Any]) -> tuple[Any, set[str]]:
@@ -24,6 +24,7 @@ def read_inert(file: IO[bytes], storage: Callable[[Any], Any]) -> tuple[Any, set
     """
     machine = _Machine(storage)
     for opcode, argument, _ in pickletools.genops(file):
+        machine.effort(1)
         if opcode.name == "STOP":
             return machine.pop(), machine.strange
         machine.do(opcode.name, argument)
@@ -46,6 +47,10 @@ _CONSTANTS: Mapping[str, Callable[[], Any]] = {
     "EMPTY_SET": lambda: Inert("builtins.set"),
 }
 _IGNORED = ("PROTO", "FRAME")
+_EFFORT = 5_000_000
+"""Steps of a pickle, and items that its calls copy; one that describes tensors needs some thousands."""
+_BITS = 1024
+"""Length of its longest number; the states of random generators have 128 bits."""
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -58,10 +63,19 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._left = _EFFORT
+
+    def effort(self, count: int) -> None:
+        """Count steps; UnpicklingError where they are too many, as a small file can ask for work without end."""
+        self._left -= count
+        if self._left < 0:
+            raise pickle.UnpicklingError(f"it takes more than {_EFFORT} steps")
 
     def do(self, name: str, argument: Any) -> None:
         """One step."""
         if name in _VALUES:
+            if isinstance(argument, int) and argument.bit_length() > _BITS:
+                raise pickle.UnpicklingError(f"a number has {argument.bit_length()} bits")
             self._stack.append(argument)
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name]())
@@ -134,6 +148,7 @@ class _Machine:
         self._stack.append(self._inert(f"copyreg extension {int(code)}"))
 
     def _inert(self, name: str) -> Inert:
+        name = printable(name)
         if name not in CALLS and dtype_named(name) is None:
             self.strange.add(name)
         return Inert(name)
@@ -161,6 +176,8 @@ class _Machine:
         if not isinstance(callee, Inert) or not isinstance(arguments, tuple):
             raise pickle.UnpicklingError("it calls what is no name")
         call = CALLS.get(callee.name)
+        if call is not None:
+            self.effort(sum(len(given) for given in arguments if isinstance(given, dict | list | tuple)))
         self._stack.append(call(arguments) if call is not None else Inert(callee.name, arguments))
 
     def build(self, _: Any) -> None:

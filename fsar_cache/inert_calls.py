@@ -23,8 +23,8 @@ DTYPES = {
     "BoolStorage": torch.bool,
 }
 """Names of the storages whose bytes are read."""
-_EXPANDED = 1 << 24
-"""Values that a tensor may have beyond those of its storage (a tensor may repeat them); far more would be a trick to fill memory."""
+_AXES = 64
+"""More axes than any tensor has."""
 
 
 class Inert:
@@ -38,6 +38,11 @@ class Inert:
         self.arguments = arguments
         self.items: dict[Any, Any] = {}
         self.state: Any = None
+
+
+def printable(name: str) -> str:
+    """The name, or where characters in it would do something to a terminal or can't be written, those escaped."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def dtype_named(name: str) -> torch.dtype | None:
@@ -59,19 +64,26 @@ def _view(arguments: tuple[Any, ...]) -> Any:
     numbers = [offset, *size, *stride]
     if (
         not isinstance(storage, Tensor)
-        or not all(type(n) is int and n >= 0 for n in numbers)
+        or not all(type(n) is int and 0 <= n < 2**63 for n in numbers)
         or len(size) != len(stride)
+        or len(size) > _AXES
     ):
         raise pickle.UnpicklingError("a tensor is described by what is no size")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset - 1
-    if last >= len(storage) or count > len(storage) + _EXPANDED:
+    if last >= len(storage):
         raise pickle.UnpicklingError("a tensor reaches outside its storage")
     return torch.as_strided(storage, list(size), list(stride), offset)
 
 
 def _first(arguments: tuple[Any, ...]) -> Any:
     return arguments[0]
+
+
+def _size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(arguments[0], list | tuple):
+        raise pickle.UnpicklingError("a size is no list")
+    return tuple(arguments[0])
 
 
 def _dictionary(arguments: tuple[Any, ...]) -> dict[Any, Any]:
@@ -99,7 +111,7 @@ CALLS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
     **dict.fromkeys(
         ("collections.OrderedDict", "collections.Counter", "collections.defaultdict", "builtins.dict"), _dictionary
     ),
-    "torch.Size": lambda arguments: tuple(arguments[0]),
+    "torch.Size": _size,
     "torch._utils._rebuild_tensor": _view,
     "torch._utils._rebuild_tensor_v2": _view,
     "torch._utils._rebuild_parameter": _first,

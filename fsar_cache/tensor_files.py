@@ -11,12 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from fsar_cache.errors import IntegrityError, MissingError
-from fsar_cache.inert_calls import Inert
-from fsar_cache.torch_files import read_torch_file
+from fsar_cache.inert_calls import DTYPES, Inert, printable
+from fsar_cache.torch_files import read_torch_file, room_for
 from fsar_cache.torchscript import is_module, module_tensors
 
 WRAPPERS = ("model_state_dict", "state_dict", "model_state", "model", "module", "state")
 """Keys under which training scripts keep a network's tensors, in the order in which they are looked for."""
+
+_LENGTH = 1000
+"""Characters of a tensor's name."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def _read_safetensors(path: Path) -> TensorFile:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return TensorFile(tensors, "", dict(file.metadata() or {}))
+            return TensorFile(_required(tensors, tensors, path), "", dict(file.metadata() or {}))
     except SafetensorError as error:
         raise IntegrityError(f"{path} is no whole safetensors file: {error}") from error
 
@@ -81,7 +84,9 @@ def _split(whole: Any, stubs: tuple[str, ...], path: Path) -> TensorFile:
     tensors = _required(_tensors(table), whole, path)
     # what lies beside a bare table of tensors may be anything, and is `other`
     aside = [(n, v) for n, v in table.items() if not isinstance(v, Tensor) and (wrapper or isinstance(v, Inert))]
-    skipped = tuple(f"{name} ({value.name})" if isinstance(value, Inert) else str(name) for name, value in aside)
+    skipped = tuple(
+        printable(f"{name} ({value.name})" if isinstance(value, Inert) else str(name)) for name, value in aside
+    )
     other = {str(key): value for key, value in top.items() if key != wrapper and not isinstance(value, Tensor | Inert)}
     return TensorFile(tensors, wrapper, other, skipped, stubs)
 
@@ -101,6 +106,7 @@ def _tensors(table: Mapping[Any, Any]) -> dict[str, Tensor]:
 def _required(tensors: dict[str, Tensor], whole: Any, path: Path) -> dict[str, Tensor]:
     """The tensors; IntegrityError that says what the file holds where there are none."""
     if tensors:
+        _require_plain(tensors, path)
         return tensors
     if isinstance(whole, Inert):
         raise IntegrityError(
@@ -109,4 +115,21 @@ def _required(tensors: dict[str, Tensor], whole: Any, path: Path) -> dict[str, T
         )
     if not isinstance(whole, Mapping):
         raise IntegrityError(f"{path} holds a {type(whole).__name__}, not a table of tensors")
-    raise IntegrityError(f"{path} holds no tensors; its keys are {', '.join(map(str, whole))[:200] or 'none'}")
+    raise IntegrityError(
+        f"{path} holds no tensors; its keys are {printable(', '.join(map(str, whole)))[:200] or 'none'}"
+    )
+
+
+def _require_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """IntegrityError for names that can't be shown, numbers that no network has, and tensors that repeat values to fill memory."""
+    for name, tensor in tensors.items():
+        if not name.isprintable() or len(name) > _LENGTH:
+            raise IntegrityError(f"{path} holds a tensor whose name is no name: {printable(name)[:80]!r}")
+        if tensor.dtype not in DTYPES.values():
+            raise IntegrityError(
+                f"{path}: {name} is of {str(tensor.dtype).removeprefix('torch.')}, no type of plain weights"
+            )
+    if (whole := sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())) > room_for(path):
+        raise IntegrityError(
+            f"{path} would unpack to tensors of {whole / 1e9:.1f} GB: they repeat the values of a far smaller file"
+        )

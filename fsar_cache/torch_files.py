@@ -21,6 +21,11 @@ _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 """What files from before the archives begin with."""
 
 
+def room_for(path: Path) -> int:
+    """Bytes that the contents of the file may take: tensors may share or repeat values, but far more would be a trick to fill memory."""
+    return 8 * path.stat().st_size + 2**26
+
+
 def read_torch_file(path: Path) -> tuple[Any, set[str]]:
     """What the file holds, and the names of the classes and functions in it that were not made or called.
 
@@ -29,16 +34,23 @@ def read_torch_file(path: Path) -> tuple[Any, set[str]]:
     if sys.byteorder != "little":
         raise pickle.UnpicklingError("torch files are read on little-endian machines only")
     if zipfile.is_zipfile(path):
-        return _read_archive(path)
+        return _read_archive(path, room_for(path))
     with path.open("rb") as file:
         return _read_old(file)
 
 
-def _read_archive(path: Path) -> tuple[Any, set[str]]:
-    """A zip file: `data.pkl` describes the objects, `data/` holds the bytes of each storage."""
+def _read_archive(path: Path, room: int) -> tuple[Any, set[str]]:
+    """A zip file: `data.pkl` describes the objects, `data/` holds the bytes of each storage; room: what they may unpack to, in bytes."""
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        (described,) = (name for name in names if name.count("/") == 1 and name.endswith("/data.pkl"))
+        if len(set(names)) < len(names):
+            raise pickle.UnpicklingError("it holds two entries of one name")
+        if (whole := sum(entry.file_size for entry in archive.infolist())) > room:
+            raise pickle.UnpicklingError(f"it would unpack to {whole / 1e9:.1f} GB")
+        found = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(found) != 1:
+            raise pickle.UnpicklingError("it is an archive without NAME/data.pkl, or with several")
+        (described,) = found
         folder = described.removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise pickle.UnpicklingError("its numbers are big-endian")
@@ -70,12 +82,17 @@ def _read_old(file: IO[bytes]) -> tuple[Any, set[str]]:
     if plain().get("little_endian") is not True:
         raise pickle.UnpicklingError("its numbers are big-endian")
     storages: dict[str, Tensor] = {}
+    taken = 0
 
     def storage(pid: Any) -> Tensor:
+        nonlocal taken
         dtype, key, count = _described(pid)
-        if count * dtype.itemsize > size:
-            raise pickle.UnpicklingError(f"the storage {key} is longer than the file")
-        whole = storages.setdefault(key, torch.zeros(count, dtype=dtype))
+        if key not in storages:
+            taken += count * dtype.itemsize
+            if taken > size:
+                raise pickle.UnpicklingError("its storages are longer than the file")
+            storages[key] = torch.zeros(count, dtype=dtype)
+        whole = storages[key]
         if len(pid) > 5 and pid[5] is not None:  # a part of it, in the oldest files
             _, start, length = pid[5]
             return whole[start : start + length]

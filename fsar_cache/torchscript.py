@@ -16,6 +16,8 @@ _CODE = "__torch__"
 """How the names of an archive's own classes begin."""
 _VISITS = 300_000
 """Values that are looked at in one archive; a description may hold one object under exponentially many names."""
+_LENGTH = 1000
+"""Characters of a dotted name."""
 
 
 def is_module(value: Any) -> bool:
@@ -26,7 +28,7 @@ def is_module(value: Any) -> bool:
 def module_tensors(root: Any) -> dict[str, Tensor]:
     """Every tensor attribute of `root` and the modules in it, under its dotted name.
 
-    Raises pickle.UnpicklingError where there are too many names to look at.
+    Raises pickle.UnpicklingError where there are too many names to look at, or a very long one.
     """
     made: dict[str, Tensor] = {}
     visits = 0
@@ -36,6 +38,8 @@ def module_tensors(root: Any) -> dict[str, Tensor]:
         visits += 1
         if visits > _VISITS:
             raise pickle.UnpicklingError(f"the description names more than {_VISITS} values")
+        if len(name) > _LENGTH:
+            raise pickle.UnpicklingError(f"the description has a name of more than {_LENGTH} characters")
         if isinstance(value, Tensor):
             made[name] = value
         elif is_module(value) and isinstance(value.state, dict):

@@ -193,7 +193,9 @@ def _make(
     rest = split_published(cast(Publishable, build_head(recipe, classes)), tensors, str(path))
     before = "" if rest.prefix == "" else read_as(recipe.features.backbone)
     with whole_file(aside / BACKBONE) as file:
-        file.write(save({before + name: tensor.contiguous() for name, tensor in rest.backbone.items()}))
+        # clones: tensors of a file may share memory
+        own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in rest.backbone.items()}
+        file.write(save({before + name: tensor for name, tensor in own.items()}))
     try:
         with workshop(here, Places(aside)) as shop:
             model = shop.model(classes)
@@ -237,7 +239,7 @@ def fill_adapters(model: Model, backbone: Backbone, cut: str, given: Mapping[str
 
 def _counter(file: TensorFile, layout: Layout) -> tuple[str, int | None]:
     """Under which key the file says how far training went, and how far; the layout's key and None where it does not."""
-    found = [(key, file.other[key]) for key in (layout.counter, *TOP) if isinstance(file.other.get(key), int)]
+    found = [(key, file.other[key]) for key in (layout.counter, *TOP) if type(file.other.get(key)) is int]
     return found[0] if found else (layout.counter, None)
 
 

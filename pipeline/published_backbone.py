@@ -32,7 +32,7 @@ def recognised(tensors: Mapping[str, Tensor]) -> str | None:
     """The backbone whose tensors these are (names without prefix, or CLIP's with `visual.`); None where none fits."""
     embedded = tensors.get("patch_embed.proj.bias")
     if embedded is not None:
-        return WIDTHS.get(len(embedded))
+        return WIDTHS.get(embedded.numel())
     return next((name for mark, name in MARKS.items() if mark in tensors or f"visual.{mark}" in tensors), None)
 
 

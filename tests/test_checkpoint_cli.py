@@ -421,3 +421,26 @@ def test_a_published_checkpoint_by_command(
     code, _, err = fsar("checkpoint", "import", drawn(4), *words[3:])
     assert (code, "holds another checkpoint: theirs3.pt" in err) == (2, True)
     assert (tmp_path / "runs" / "theirs" / "checkpoints" / "last.safetensors").read_bytes() == held
+
+
+def test_tensors_of_one_memory_are_read_and_written_back(here: Path, fsar: Fsar) -> None:
+    case, whole = CASES["otam"], torch.randn(60000)
+    tensors, at = case.tensors(), 0
+    for key, value in tensors.items():
+        if value.is_floating_point() and at + value.numel() <= len(whole):
+            tensors[key] = whole[at : at + value.numel()].view(value.shape)
+            at += value.numel()
+    written(here / "theirs.pt", replace(case, tensors=lambda: tensors))
+    code, err = imported(fsar, here / "theirs.pt", case)
+    assert code == 0, err
+    assert fsar("checkpoint", "export", "theirs", here / "back.pt")[0] == 0
+    assert same(dict(read_tensor_file(here / "back.pt").tensors), tensors)
+
+
+def test_a_number_where_a_backbones_bias_should_be_is_an_error(here: Path, fsar: Fsar) -> None:
+    case = CASES["tamt"]
+    tensors = {**case.tensors(), "feature.patch_embed.proj.bias": torch.tensor(1.0)}
+    written(here / "theirs.pt", replace(case, tensors=lambda: tensors))
+    code, err = imported(fsar, here / "theirs.pt", case)
+    assert code == errors.IntegrityError.exit_code, err
+    assert nothing_made(here)

@@ -343,12 +343,52 @@ def test_every_way_to_name_and_make_things_is_inert() -> None:
 
 
 def test_sizes_beyond_the_storage_fill_no_memory(tmp_path: Path) -> None:
-    described = (
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
-        b"X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQK\x00J\xff\xff\xff\x7f\x85K\x00\x85\x89Nt"
-    )
-    with pytest.raises(IntegrityError, match="outside its storage"):
-        read_tensor_file(zipped(tmp_path / "c.pt", described + b"R."))
+    with pytest.raises(IntegrityError, match="repeat the values"):
+        read_tensor_file(zipped(tmp_path / "c.pt", b"\x80\x02}Vw\n" + tensor(b"J\xff\xff\xff\x7f") + b"s."))
+
+
+def tensor(size: bytes) -> bytes:
+    """A program that makes a tensor which repeats the first value of the storage `size` times."""
+    storage = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nK\x02tQ"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + size + b"\x85K\x00\x85\x89NtR"
+
+
+LONG = b"\x8b" + (2000).to_bytes(4, "little") + b"\x01" * 2000
+GREEDY = {
+    "a long number as a size": (b"}Vw\n" + tensor(LONG) + b"s.", "bits"),
+    "a long number as a key": (b"}" + LONG + tensor(b"K\x01") + b"s.", "bits"),
+    "a table copied without end": (
+        b"}("
+        + b"".join(b"V%d\nN" % i for i in range(3000))
+        + b"uq\x010("
+        + b"ccollections\nOrderedDict\nh\x01\x85R" * 2000
+        + b"t.",
+        "steps",
+    ),
+    "a size made of a tensor": (b"ctorch\nSize\n" + tensor(b"K\x01") + b"\x85R.", "no list"),
+    "more axes than any tensor has": (
+        b"}Vw\n"
+        + tensor(b"K\x01").replace(b"K\x01\x85K\x00\x85", b"(" + b"K\x01" * 99 + b"t(" + b"K\x01" * 99 + b"t")
+        + b"s.",
+        "no size",
+    ),
+    "a name that drives a terminal": (b"}V\x1b[2Jw\n" + tensor(b"K\x01") + b"s.", "no name"),
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_small_files_that_ask_for_much_are_refused(tmp_path: Path, name: str) -> None:
+    described, why = GREEDY[name]
+    with pytest.raises(IntegrityError, match=why):
+        read_tensor_file(zipped(tmp_path / "c.pt", b"\x80\x02" + described))
+
+
+def test_archives_that_unpack_to_far_more_are_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "c.pt", "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("w/data.pkl", b"\x80\x02}.")
+        made.writestr("w/data/0", bytes(2**27))
+    with pytest.raises(IntegrityError, match="unpack to"):
+        read_tensor_file(tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
