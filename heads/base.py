@@ -130,6 +130,8 @@ class Head(nn.Module):
     """How a backbone in training mode sees an episode: all clips at once, or support, query and unlabelled one after the other."""
     role_matters: ClassVar[bool] = True
     """Whether `encode` uses the role; False lets evaluation encode each clip once for both roles."""
+    without_adapters: ClassVar[str | None] = None
+    """The setting with which the head puts nothing into the backbone ("head_config.adapter=none"); None for a head that has no adapters."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -171,6 +171,7 @@ class Tamt(Head):
 
     Config = TamtConfig
     role_matters = False
+    without_adapters = "head_config.adapter_blocks=[]"
     config: TamtConfig
 
     def __init__(self, config: TamtConfig) -> None:

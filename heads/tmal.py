@@ -173,6 +173,7 @@ class Tmal(Head):
     """Frames fused with text and flow, then CLIP-FSAR's transformer and alignment."""
 
     Config = TmalConfig
+    without_adapters = "head_config.adapter=none"
     bn_passes = "separate"
     config: TmalConfig
 

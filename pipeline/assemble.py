@@ -19,6 +19,7 @@ from extract.backbone import Backbone
 from extract.config import backbone_of, spec_of, store_path
 from extract.pool import DecodePool
 from extract.prepare import rows_of
+from fsar_cache.canonical import differences
 from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
 from pipeline.beside import Companions, extract_command, extract_config, kinds_beside
@@ -130,11 +131,18 @@ class Workshop:
         return StoreSource(store, part, extract=extract, views=views, beside=beside)
 
     def _require_store(self, path: Path, dataset: str, hint: str) -> None:
+        """MissingError without it, which says how the nearest store of such features differs."""
         if path in stores_under(path.parent):
             return
+        wanted, like = self.spec.plain(), []
         for other in stores_under(path.parent):
+            spec = open_store(other).spec
+            if (spec.kind, spec.cut) == (self.spec.kind, self.spec.cut):
+                like.append((len(differences(wanted, spec.plain())), other, spec))
+        if like:
+            _, other, spec = min(like, key=lambda each: each[:2])
             try:
-                self.spec.require_same(open_store(other).spec, "this recipe", f"the store {other}")
+                self.spec.require_same(spec, "this recipe", f"the store {other}")
             except IntegrityError as error:
                 raise MissingError(f"no store {path}; {error.message}", hint=hint) from error
         raise MissingError(f"{dataset} is not extracted for this recipe: no store {path}", hint=hint)
@@ -230,9 +238,15 @@ def fit_normaliser(model: Model, source: FeatureSource, exclude: Collection[str]
     def rows(of: FeatureSource, at: Ints) -> torch.Tensor:
         return of.fetch(at, training=False, keys=np.zeros(len(at), np.uint64)).to(model.device)
 
+    flow = source.beside.flow
+    if flow is not None and flow.spec.shape[-1] != len(model.normaliser.scale):
+        raise UsageError(
+            f"{type(model.head).__name__} needs flow of {len(model.normaliser.scale)} channels like its features, "
+            f"got {flow.spec.shape[-1]}",
+            hint="name another store, --set features.flow_store=NAME, or none: fsar-cache extract makes one that fits",
+        )
     model.eval()
     with torch.no_grad():
         model.normaliser.fit(model.tail(rows(source, at)) for at in parts)
-        if model.flow_normaliser is not None and source.beside.flow is not None:
-            flow = source.beside.flow
+        if model.flow_normaliser is not None and flow is not None:
             model.flow_normaliser.fit(rows(flow, at) for at in parts)

@@ -106,6 +106,7 @@ class Companions:
     def __init__(self, features: Features, kinds: frozenset[str], stores: Path, backbone: Backbone) -> None:
         self.kinds = kinds
         self._features, self._stores, self._backbone = features, stores, backbone
+        self._opened: dict[str, FeatureSpec] = {}
         if kinds and features.store is not None:
             own = {"flow": features.flow_store, "text": features.text_store}
             for kind in sorted(kinds - {"text"}):
@@ -122,10 +123,8 @@ class Companions:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the other kinds, as plain data: fingerprints or names of their stores."""
-        f = self._features
-        named = {"flow": f.flow_store, "text": f.text_store}
-        return {kind: named[kind] or self._spec(kind).fingerprint for kind in sorted(self.kinds)}
+        """What decides the other kinds that were opened, as plain data: the fingerprints of their stores."""
+        return {kind: spec.fingerprint for kind, spec in sorted(self._opened.items())}
 
     def _spec(self, kind: str) -> FeatureSpec:
         return self._text_spec if kind == "text" else self._flow_spec
@@ -144,13 +143,18 @@ class Companions:
     def _store(self, split: Split, dataset: str, kind: str, named: str | None) -> FeatureStore:
         """The store of `kind` of one dataset: the one named by the recipe, or the one that its settings make."""
         if named is not None:
-            return open_store(self._stores / split.name / named)
+            store = open_store(self._stores / split.name / named)
+            self._opened.setdefault(kind, store.spec).require_same(
+                store.spec, f"the {kind} opened first", f"that of {dataset}"
+            )
+            return store
         path = store_path(self._stores, split.name, self._spec(kind))
         if path not in stores_under(path.parent):
             raise MissingError(
                 f"the head needs {kind} of {dataset}, and it is not extracted: no store {path}",
                 hint=extract_command(dataset, self._features, kind),
             )
+        self._opened[kind] = self._spec(kind)
         return open_store(path)
 
     def _flow(self, split: Split, part: Part, dataset: str) -> StoreSource:
@@ -160,9 +164,9 @@ class Companions:
             store.require_origins(
                 rows_of(replace(split, parts={part.name: part}), extract_config(self._features, "flow"))
             )
-        elif store.spec.shape[-1:] == () or len(store.spec.shape) != 2:
+        elif len(store.spec.shape) != 2 or store.spec.cut == "pooled":
             raise IntegrityError(
-                f"the store {store.path} holds {store.spec.shape} per clip, not features [T, D] of flow"
+                f"the store {store.path} holds {store.spec.cut} {list(store.spec.shape)} per clip, not features [T, D] of flow"
             )
         return StoreSource(store, part, extract=extract_command(dataset, self._features, "flow"))
 
@@ -170,7 +174,9 @@ class Companions:
         """float32 [classes of the part, D]."""
         store = self._store(split, dataset, "text", self._features.text_store)
         if len(store.spec.shape) != 1:
-            raise IntegrityError(f"the store {store.path} holds {store.spec.shape} per row, not one text feature [D]")
+            raise IntegrityError(
+                f"the store {store.path} holds {list(store.spec.shape)} per row, not one text feature [D]"
+            )
         rows = store.rows_of(part.classes)
         absent = [
             name for name, row in zip(part.classes, rows.tolist(), strict=True) if row < 0 or not bool(store.ok[row])

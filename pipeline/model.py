@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,11 +107,18 @@ def build_head(recipe: Recipe, classes: int, width: int | None = None) -> Head:
         return kind(config)
 
 
-def adapted(backbone: Backbone, adapters: Mapping[str, nn.Module], cut: str) -> Backbone:
-    """A frozen copy of the backbone with these modules in its slots; UsageError where one lies before the cut or has no such slot."""
+def adapted(backbone: Backbone, adapters: Mapping[str, nn.Module], cut: str, without: str | None = None) -> Backbone:
+    """A frozen copy of the backbone with these modules in its slots; UsageError where one lies before the cut or has no such slot.
+
+    without: the setting that makes a head do without them, for the hint.
+    """
     made = copy.deepcopy(backbone).requires_grad_(False)
     made.insert(adapters)
-    made.head_of(cut)
+    try:
+        made.head_of(cut)
+    except UsageError as error:
+        instead = f"; or train without adapters: --set {shlex.quote(without)}" if without else ""
+        raise UsageError(error.message, hint=f"{error.hint}{instead}") from error
     return made
 
 
@@ -151,7 +159,7 @@ def build_model(recipe: Recipe, backbone: Backbone, spec: FeatureSpec, classes: 
         torch.manual_seed(key_of("adapters", recipe.head, recipe.train.seed) % 2**63)
         adapters = head.adapters(backbone.slots)
     if adapters:
-        backbone = adapted(backbone, adapters, cut)
+        backbone = adapted(backbone, adapters, cut, head.without_adapters)
     tail = backbone.tail_of(cut, end)
     kinds = head.needs.kinds
     clip = {"features": probed(tail, spec)}

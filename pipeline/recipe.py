@@ -64,6 +64,7 @@ class Features:
         if self.normalise != "none" and self.cut not in ("pooled", "map"):
             raise ValueError(
                 f"normalise = {self.normalise!r} needs a frozen backbone: cut pooled or map, not {self.cut}"
+                " (else --set features.normalise=none)"
             )
 
 
@@ -163,7 +164,7 @@ class Recipe:
             )
         if self.follows == "frozen" and self.features.cut in ("frames", "video"):
             raise ValueError(
-                f"follows = 'frozen' needs stored features of a frozen backbone, not cut {self.features.cut!r}"
+                f"follows = 'frozen' needs stored features of a frozen backbone, not cut {self.features.cut!r} (else --set follows=ours)"
             )
 
 

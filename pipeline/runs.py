@@ -147,11 +147,23 @@ def _evaluate(
         "head_config": digest(asdict(model.head.config), 16),
         "normalise": recipe.features.normalise,
     }
-    _warn_of_seen(data, trained.get("trained_on") or {})
+    trained_on = trained.get("trained_on") or {}
+    _require_trained_kinds(data, trained_on.get("source") or {})
+    _warn_of_seen(data, trained_on)
     with repeatable(target):
         found = evaluate(model.to(target), source, sampler, identity={**data, **method, **trained}, report=report)
     write_evaluation(folder / file_name(data["dataset"], recipe, read_config(folder), mark), found)
     return found
+
+
+def _require_trained_kinds(data: dict[str, Any], source: dict[str, Any]) -> None:
+    """Refuse text or flow of another fingerprint than the run's training source had."""
+    for kind in ("flow", "text"):
+        if source.get(kind, data.get(kind)) != data.get(kind):
+            raise IntegrityError(
+                f"the run was trained with {kind} {source[kind]}, and its recipe now makes {kind} {data.get(kind)}",
+                hint=f"bring back the store, or the weights, that its {kind} was of, or train a new run",
+            )
 
 
 def _warn_of_seen(data: dict[str, Any], trained_on: dict[str, Any]) -> None:

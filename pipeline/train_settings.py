@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,10 +64,23 @@ class Train:
     validate_episodes: int = 200
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "momentum", "gamma", "eta_min", "warmup_lr"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)}")
         for name in ("iterations", "tasks_per_batch", "save_every", "validate_episodes", "steps_iter", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("keep_every", "validate_every", "t_max", "eta_min", "warmup", "warmup_lr", "weight_decay"):
+        for name in (
+            "keep_every",
+            "validate_every",
+            "t_max",
+            "eta_min",
+            "warmup",
+            "warmup_lr",
+            "weight_decay",
+            "momentum",
+            "gamma",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.lr > 0:

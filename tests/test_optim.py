@@ -257,3 +257,10 @@ def test_an_optimizer_with_groups_goes_on_where_it_stopped() -> None:
     steps(resumed, again, inputs[3:])
     for key, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", ["lr", "gamma", "weight_decay", "eta_min"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_settings_are_finite(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a number"):
+        Train(**{name: value})  # type: ignore[arg-type]

@@ -296,7 +296,7 @@ def test_the_extract_command_of_a_hint_makes_exactly_these_features(
 ) -> None:
     """Whatever the recipe was: the command names every setting that decides the bytes."""
     asked: list[tuple[str, ExtractConfig]] = []
-    monkeypatch.setattr(stages, "extract", lambda name, f, how, **_: asked.append((name, extract_config(f))))
+    monkeypatch.setattr(stages, "extract", lambda name, f, how, **_: asked.extend([(name, extract_config(f))]) or [])
     program, *words = shlex.split(extract_command("csv:a list.csv", features))
     assert program == "fsar-cache"
     assert main(words) == 0
