@@ -2,6 +2,19 @@
 
     python examples/every_head.py
 
+A head first encodes clips, each for itself, then matches the encoded clips of episodes:
+
+    from heads import Otam, OtamConfig, Task
+
+    head = Otam(OtamConfig(otam_lambda=0.5)).eval()
+    support = head.encode({"features": x}, "support")          # x [S, T, D] -> {"frames": [S, T, D]}
+    query = head.encode({"features": y}, "query")              # y [Q, T, D]
+    support, query = {"frames": support["frames"][None]}, {"frames": query["frames"][None]}      # E episodes; here E = 1
+    logits = head.match(support, query, Task(way, labels[None])).logits[0]                       # [Q, way]
+
+Labels are integers in 0..way-1, in any order, with any number of shots per class (the same for all where a head says so). Encode a clip
+once and match it in as many episodes as you like.
+
 A head says what it needs: `head.needs.kinds` are the kinds of features and the shape of one clip, `head.needs.at` where in a backbone they
 leave: "pooled" [T, D], "map" [T, C, H, W] or "tokens" [T, N, C]. Heads that read class text get it in three places: each support clip's own
 (`support["text"]`), that of the episode's classes (`Task.class_text`), and in training that of all training classes (`source_text`).

@@ -1,4 +1,4 @@
-"""Few-shot heads: one file per method, encode then match; `examples/one_head.py` shows the use of one alone."""
+"""Few-shot heads: one file per method, encode then match; `examples/every_head.py` shows the use of each alone."""
 
 from heads.base import HEADS, EpisodeBatch, EpisodeShape, Head, HeadOutput, Task
 from heads.clip_fsar import ClipFsar, ClipFsarConfig

@@ -52,7 +52,7 @@ def pick(name: str, values: Values, rules: dict[str, str]) -> Tensor | None:
     elif name.endswith("_part") and name.removesuffix("_part") in values:
         value = values[name.removesuffix("_part")][..., ::32]
     elif norm and f"{norm[1]}/{norm[2]}" in values:
-        value = values[f"{norm[1]}/{norm[2]}"].norm()
+        value = values[f"{norm[1]}/{norm[2]}"].double().norm()
     else:
         return None
     rule = rules.get(name) or next((text for pattern, text in rules.items() if fnmatchcase(name, pattern)), None)

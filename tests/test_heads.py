@@ -378,19 +378,6 @@ def test_heads_are_imported_by_their_names() -> None:
         assert kind.Config is config
 
 
-def test_the_example_of_one_head_runs() -> None:
-    """In a process of its own, which imports nothing before `heads`: all heads do well on clear features, and training lowers the loss."""
-    script = ROOT / "examples" / "one_head.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (0, "")
-    scores = dict(line.split(" accuracy ") for line in done.stdout.splitlines() if " accuracy " in line)
-    assert scores.keys() == {"ProtoNet", "Otam", "Gslta"}
-    assert all(float(score) > 0.6 for score in scores.values())
-    losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("iteration")]
-    assert len(losses) == 16
-    assert losses[-1] < losses[0] / 1.5
-
-
 def test_the_example_of_every_head_runs() -> None:
     """All registered heads, trained and evaluated on tensors alone."""
     script = ROOT / "examples" / "every_head.py"
