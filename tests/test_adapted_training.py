@@ -128,6 +128,7 @@ def test_a_cut_behind_an_adapter_is_refused(world: World) -> None:
     ):
         shop.model(2)
     assert "cut at block10 or before" in (caught.value.hint or "")
+    assert "--set 'head_config.adapter_blocks=[]'" in (caught.value.hint or "")
 
 
 def test_the_norm_of_a_pretrained_file_is_where_the_head_starts(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from worlds import made_up
 from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
 from cache.store import create
-from fsar_cache.errors import Interrupted, MissingError, UsageError
+from fsar_cache.errors import IntegrityError, Interrupted, MissingError, UsageError
 from heads.base import HEADS, Head, Task
 from pipeline.assemble import Places, workshop
 from pipeline.evaluate import evaluate
@@ -41,8 +42,10 @@ def shape_of(head: Head, kind: str) -> tuple[int, ...]:
     return (DIM,) if kind == "text" else tuple(u if n is None else n for n, u in zip(want, usual, strict=True))
 
 
-def fill(path: Path, dataset: str, kind: str, shape: tuple[int, ...], rows: list[Row]) -> None:
-    spec = FeatureSpec(kind, {}, {}, {}, {"name": "made up"}, "own", shape, "float32")
+def fill(
+    path: Path, dataset: str, kind: str, shape: tuple[int, ...], rows: list[Row], cut: str = "own", turn: int = 0
+) -> None:
+    spec = FeatureSpec(kind, {}, {}, {}, {"name": "made up", "turn": turn}, cut, shape, "float32")
     with create(path, spec, rows, dataset=dataset, block_rows=16) as store, store.writer() as writer:
         for block in range(store.blocks):
             first, last = store.block_range(block)
@@ -212,6 +215,45 @@ def test_a_kind_that_is_not_there_is_named_with_the_command_that_makes_it(name: 
         ):
             shop.open(plain.source, "train")
         assert "--kind text" in (caught.value.hint or "")
+
+
+def refilled(world: World, kind: str, shape: tuple[int, ...], cut: str = "own", turn: int = 0) -> None:
+    """The stores of one kind made anew, with rows of another shape, cut or content."""
+    for domain in ("source", "target"):
+        path = world.folder / "stores" / domain / f"mine-{kind}"
+        shutil.rmtree(path)
+        split = open_split(f"csv:{world.folder}/{domain}.csv#{domain}")
+        parts = split.parts.values()
+        clips = [Row(v.id, v.label, part.name) for part in parts for v in part.videos]
+        classes = [Row(c, c, part.name) for part in parts for c in part.classes]
+        fill(path, domain, kind, shape, classes if kind == "text" else clips, cut=cut, turn=turn)
+
+
+def test_flow_of_another_width_is_refused(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "tmal")
+    refilled(world, "flow", (shape_of(make("tmal"), "flow")[0], 2 * DIM))
+    with pytest.raises(UsageError, match=r"Tmal needs flow of \S+ per clip, got \S+"):
+        train(world.recipe, tmp_path / "run", world.places)
+    centred = replace(world.recipe, features=replace(world.recipe.features, normalise="centre-source-std"))
+    with pytest.raises(UsageError, match="flow"):
+        train(centred, tmp_path / "centred", world.places)
+
+
+def test_features_of_frames_are_no_features_of_flow(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "tmal")
+    refilled(world, "flow", shape_of(make("tmal"), "flow"), cut="pooled")
+    with pytest.raises(IntegrityError, match=r"holds pooled .* not features \[T, D\] of flow"):
+        train(world.recipe, tmp_path / "run", world.places)
+
+
+@pytest.mark.parametrize("kind", ["flow", "text"])
+def test_an_evaluation_on_other_text_or_flow_than_the_training_is_refused(kind: str, tmp_path: Path) -> None:
+    world = make_world(tmp_path, "tmal")
+    train(world.recipe, tmp_path / "run", world.places)
+    evaluate_run(tmp_path / "run", world.places)
+    refilled(world, kind, shape_of(make("tmal"), kind), turn=1)
+    with pytest.raises(IntegrityError, match=kind):
+        evaluate_run(tmp_path / "run", world.places)
 
 
 def test_heads_with_equal_shots_only_are_known() -> None:
