@@ -11,7 +11,8 @@ from heads.ta2n import Ta2n, Ta2nConfig
 from heads.ta2n_blocks import ACM, TTM, timewise_cos
 from heads.ta2n_network import TA2N
 from heads.tamt import Tamt, TamtConfig
-from heads.tmal import Tmal, TmalConfig
+from heads.tmal import Tmal
+from heads.tmal_config import TmalConfig
 from heads.trx import Trx, TrxConfig
 
 __all__ = [

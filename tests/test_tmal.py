@@ -28,7 +28,7 @@ from heads.base import Task
 from heads.episodes import encode_clips
 from heads.fusion import Fusion, sinusoid
 from heads.published import load_published, to_published
-from heads.tmal import ORDERS
+from heads.tmal_config import ORDERS
 from pipeline.model import adapted
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "clip_fsar"
