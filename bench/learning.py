@@ -172,9 +172,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, rows: dict[str, Any]) -> None:
-    """Keep the results, in the order of the table."""
+    """Keep the results, in the order of the table, to four decimals."""
     order = {row.name: n for n, row in enumerate(ROWS)}
-    known = dict(sorted(rows.items(), key=lambda item: order.get(item[0], len(order))))
+    short = json.loads(json.dumps(rows), parse_float=lambda text: round(float(text), 4))
+    known = dict(sorted(short.items(), key=lambda item: order.get(item[0], len(order))))
     path.parent.mkdir(exist_ok=True)
     with whole_file(path) as file:
         file.write((json.dumps({"machine": machine(), "rows": known}, indent=1) + "\n").encode())
