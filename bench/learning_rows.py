@@ -1,7 +1,7 @@
 """The rows of the learning table (bench/learning.py): a recipe, what is changed of it, and the extractions it needs beside the demo's.
 
-Training is short on purpose: a row and seed takes a few minutes of one core at most. Settings were written down before the test classes were
-looked at, but for those of the demo (docs/synth.md) and of the joint space, of which six others were seen with their accuracies first.
+Training is short on purpose: a row and seed takes a few minutes of one core at most. Settings were written down before the test classes
+were looked at, but for those of the demo (docs/synth.md) and of the joint space, of which six others were seen with their accuracies first.
 """
 
 from __future__ import annotations
