@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from heads_sizes import CASES, Case
-from heads_special import otam_ratio, tamt_ratios
+from tamt_cut import tamt_ratios
 from torch import Tensor, nn
 
 from cache.spec import FeatureSpec
@@ -226,7 +226,6 @@ def rows_of(detail: dict[str, dict[str, dict[str, float]]], special: dict[str, f
     reaches = {
         "TAMT step from frames / from block10": 3.3,
         "the same, frames augmented as published": 4.0,
-        "OTAM, double loop / by columns, 32 episodes": 50.0,
     }
     return rows + [
         {"what": what, "value": special[what], "reach": reach, "unit": "x", "better": "higher"}
@@ -269,8 +268,6 @@ def main() -> None:
                 print(
                     device, line_of(case.name, detail[device][case.name]), file=sys.stderr if given.json else sys.stdout
                 )
-    if given.head in (None, "otam"):
-        special |= otam_ratio()
     if given.head in (None, "tamt"):
         special |= tamt_ratios(torch.device("cpu"))
     rows = rows_of(detail, special)
