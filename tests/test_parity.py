@@ -237,7 +237,7 @@ def test_names_and_slices() -> None:
     values = {"grad/in/support": x, "sfme/query": x, "logits": x}
     rules = {"sfme/*": "[:, :, :8]", "logits": "[1, ::2, ..., -3:]"}
     assert torch.equal(pick("grad/in/support_part", values, rules), x[..., ::32])
-    assert torch.equal(pick("grad_norm/in/support", values, rules), x.norm())
+    assert torch.equal(pick("grad_norm/in/support", values, rules), x.double().norm())
     assert torch.equal(pick("sfme/query", values, rules), x[:, :, :8])
     assert torch.equal(pick("logits", values, rules), x[1, ::2, ..., -3:])
     assert pick("nothing", values, rules) is None

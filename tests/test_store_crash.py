@@ -37,6 +37,7 @@ FAILED = [5, 12]
 SYSTEM_CALLS = ("open", "write", "pwrite", "fsync", "replace", "unlink", "ftruncate", "mkdir")
 
 backends = pytest.mark.parametrize("backend", ["hdf5", "zarr", "zarr-zstd"])
+killed = pytest.mark.parametrize("backend", ["hdf5", "zarr", pytest.param("zarr-zstd", marks=pytest.mark.slow)])
 
 
 def extract(path: Path, backend: str, batch: int = 3, count: int = COUNT) -> None:
@@ -109,7 +110,7 @@ def whole(tmp_path: Path) -> Callable[..., dict[str, object]]:
     return uninterrupted
 
 
-@backends
+@killed
 def test_killed_at_random_instants(tmp_path: Path, backend: str, whole: Callable[..., dict[str, object]]) -> None:
     rng, kills = random.Random(backend), 0
     expected = whole(backend)
@@ -133,7 +134,7 @@ def test_killed_at_random_instants(tmp_path: Path, backend: str, whole: Callable
     assert kills >= 25
 
 
-@backends
+@killed
 @pytest.mark.usefixtures("no_sync")
 def test_killed_before_and_inside_every_system_call(
     tmp_path: Path, backend: str, whole: Callable[..., dict[str, object]]
