@@ -128,7 +128,7 @@ def test_no_pickled_code_runs(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Bomb(str(trap))}, tmp_path / "w.pth")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Bomb(str(trap))))
     for name in ("w.pth", "raw.pth"):
-        with pytest.raises(IntegrityError, match="holds no tensors|not a table of tensors|no torch file"):
+        with pytest.raises(IntegrityError, match=r"holds no tensors|not a table of tensors|no torch file"):
             read_tensors(tmp_path / name)
     assert not trap.exists()
 
