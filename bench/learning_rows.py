@@ -6,7 +6,7 @@ were looked at, but for those of the demo (docs/synth.md) and of the joint space
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RAW = "features.normalise=none"
 CENTRED = "features.normalise=centre-source-std"
@@ -79,6 +79,12 @@ STORED: tuple[Row, ...] = (
         extract=TOKENS,
     ),
 )
+UNTRAINED: tuple[Row, ...] = tuple(
+    replace(row, name=f"{row.name}, untrained", sets=(*row.sets, "train.iterations=1", "train.lr=1e-12"), seeds=(0,))
+    for row in STORED
+    if row.recipe not in ("protonet", "otam")
+)
+"""What the stored rows' heads get right with the weights that they start with: how much of an accuracy is the alignment's, not learnt."""
 JOINTLY: tuple[Row, ...] = (
     Row("ProtoNet, joint", "protonet", (RAW,), (0,), joint=("store",)),
     Row("OTAM, joint", "otam", (RAW,), (0,), joint=("store",)),
@@ -124,4 +130,4 @@ ADAPTERS: tuple[Row, ...] = (
         ),
     ),
 )
-ROWS: tuple[Row, ...] = STORED + JOINTLY + FROM_FRAMES + ADAPTERS
+ROWS: tuple[Row, ...] = STORED + UNTRAINED + JOINTLY + FROM_FRAMES + ADAPTERS
