@@ -205,6 +205,11 @@ class Workshop:
         """The recipe's model for so many training classes; parameters from the training seed, `normaliser` not fitted yet."""
         return build_model(self.recipe, self.backbone, self.spec, classes)
 
+    def training_model(self) -> Model:
+        """The model for the classes of the source's partition; no store is needed to find that a head can't use the recipe's features."""
+        source = self.recipe.source
+        return self.model(len(open_split(source.dataset).part(source.part).classes))
+
 
 @cache
 def _warn_once(text: str) -> None:

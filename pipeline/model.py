@@ -133,6 +133,17 @@ def end_of(backbone: Backbone, at: str) -> str:
     return str(cut)
 
 
+def tail_for(head: Head, backbone: Backbone, cut: str, end: str) -> nn.Module:
+    """The backbone from `cut` to `end`; UsageError naming the last cut that head and adapters can start at, where `cut` is too late."""
+    try:
+        return backbone.tail_of(cut, end)
+    except UsageError as error:
+        with torch.random.fork_rng():
+            blocks = {slot.partition(".")[0] for slot in head.adapters(backbone.slots)}
+        last = min([end, *blocks], key=lambda name: backbone.cuts[name])
+        raise UsageError(error.message, hint=f"--cut {last}, or one before it") from error
+
+
 def probed(tail: nn.Module, spec: FeatureSpec) -> Tensor:
     """What the tail makes of one blank clip, in evaluation mode."""
     tail.eval()
@@ -147,10 +158,11 @@ def build_model(recipe: Recipe, backbone: Backbone, spec: FeatureSpec, classes: 
     The tail ends where the head reads: at pooled features, at the last map, or at the tokens that leave the last block. Raises UsageError,
     with both shapes, where the head can't use what the backbone gives.
     """
-    at = build_head(recipe, classes).needs.at
+    asking = build_head(recipe, classes)
+    at = asking.needs.at
     cut = "frames" if recipe.features.cut == "video" else recipe.features.cut
     end, channels = end_of(backbone, at), 2 if at == "map" else -1
-    width = probed(backbone.tail_of(cut, end), spec).shape[channels]
+    width = probed(tail_for(asking, backbone, cut, end), spec).shape[channels]
     head = build_head(recipe, classes, width)
     source, _, path = recipe.features.weights.partition(":")
     if source == "file" and type(head).start_from is not Head.start_from:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ from pipeline.assemble import Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, pack_state, save_checkpoint, unpack_model, unpack_training
 from pipeline.evaluate import evaluate
 from pipeline.folder import CHECKPOINTS, CONFIG, LAST, METRICS, note_session, write_config
-from pipeline.loop import TrainData, Training, repeatable, stream
+from pipeline.loop import Training, repeatable, stream
 from pipeline.metrics import MetricsLog
 from pipeline.recipe import Recipe
 from pipeline.sources import FeatureSource
@@ -72,25 +71,23 @@ def train(
 
     report(iteration, iterations, metrics) after every iteration. SIGINT and SIGTERM (in the main thread), or `stop` set by the caller,
     end it after the iteration in hand: a checkpoint is saved and Interrupted raised. UsageError where the folder holds a run of another
-    recipe or is in use, or there is nothing to train; IntegrityError where the data changed since the run began.
+    recipe or is in use, or there is nothing to train; IntegrityError where the data changed since the run began. What the head can't use
+    is refused before stores are looked for, and nothing is written before all of it is known to fit.
     """
     stop = stop or threading.Event()
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive(folder / ".lock", "run"), workshop(recipe, places) as shop, stop_signals(stop):
-        data, identity = shop.training()
+    with workshop(recipe, places) as shop, stop_signals(stop):
         target = device_of(device)
-        run = Run(shop, data, identity, folder, target)
-        with repeatable(target):
+        run = Run(shop, folder, target)
+        folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(folder / ".lock", "run"), repeatable(target):
             return run.go(stop, report)
 
 
 class Run:
-    """One run folder being trained."""
+    """One run folder being trained; it is first written to by `go`."""
 
-    def __init__(
-        self, shop: Workshop, data: TrainData, identity: dict[str, Any], folder: Path, device: torch.device
-    ) -> None:
-        model = shop.model(len(data.source.part.classes))
+    def __init__(self, shop: Workshop, folder: Path, device: torch.device) -> None:
+        model = shop.training_model()
         if not any(p.requires_grad for p in model.parameters()):
             raise UsageError(
                 f"head {shop.recipe.head!r} on frozen {shop.recipe.features.cut!r} features has nothing to train",
@@ -98,17 +95,16 @@ class Run:
             )
         self.recipe = replace(shop.recipe, head_config=asdict(model.head.config))
         self.folder = folder
-        self.data = data
-        self.identity = identity
+        self.data, self.identity = shop.training()
         self.device = device
         self.training = Training(self.recipe, model, device)
         self.validation = _validation(shop)
         self.best: dict[str, float] | None = None
-        write_config(folder, self.recipe)
 
     def go(self, stop: threading.Event, report: Progress | None) -> RunSummary:
-        """Resume or start, train to the end; call inside `repeatable`."""
+        """Resume or start, train to the end; call inside `repeatable`, with the folder locked."""
         began, train = time.perf_counter(), self.recipe.train
+        write_config(self.folder, self.recipe)
         self._resume()
         before, row = self.training.iteration, dict[str, float]()
         if before < train.iterations:

@@ -35,7 +35,7 @@ from pipeline.loop import Training, fetch_episode, in_advance, repeatable, strea
 from pipeline.metrics import MetricsLog
 from pipeline.model import Model
 from pipeline.normalise import Normaliser
-from pipeline.recipe import Domain, Features, Recipe
+from pipeline.recipe import Domain, Features, Recipe, load_recipe, recipe_of_head
 from pipeline.trainer import command_that_continues, train
 from pipeline.unseen import require_unseen
 
@@ -281,6 +281,38 @@ def test_a_missing_store_says_what_to_run_and_what_is_there_instead(world: World
     assert hint[:3] == ["fsar-cache", "extract", f"csv:{world.folder}/source.csv#source"]
     with pytest.raises(errors.MissingError, match="is not extracted for this recipe"):
         train(world.recipe(), tmp_path, replace(world.places, stores=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("head", "sets", "says", "hint"),
+    [
+        ("tamt", ["features.cut=pooled"], "the cut 'pooled' of videomae_vit_s lies behind 'block12'", "--cut block10"),
+        ("tamt", ["features.cut=block12"], "an adapter in block10, which lies before the cut 'block12'", "block10"),
+        ("clip_mdmf", ["features.frames=6"], "got 6 frames: the method is made for 8", "with 8 frames"),
+    ],
+)
+def test_features_that_a_head_cannot_use_are_refused_before_stores_are_looked_for(
+    head: str, sets: list[str], says: str, hint: str, world: World, tmp_path: Path
+) -> None:
+    data = world.recipe()
+    recipe = replace(load_recipe(recipe_of_head(head), sets), source=data.source, target=data.target)
+    folder = tmp_path / "runs" / "refused"
+    with pytest.raises(errors.UsageError, match=says) as caught:
+        train(recipe, folder, replace(world.places, stores=tmp_path / "no stores"))
+    assert hint in str(caught.value.hint)
+    assert "fsar-cache extract" not in str(caught.value.hint)
+    assert not folder.exists()
+
+
+def test_a_refused_run_leaves_no_folder_and_takes_nothing_from_one(whole: Path, world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "refused"
+    with pytest.raises(errors.MissingError, match="is not extracted for this recipe"):
+        train(world.recipe(), folder, replace(world.places, stores=tmp_path))
+    assert not folder.exists()
+    before = sorted(whole.rglob("*"))
+    with pytest.raises(errors.MissingError, match="is not extracted for this recipe"):
+        train(world.recipe("train.keep_every=5"), whole, replace(world.places, stores=tmp_path))
+    assert sorted(whole.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
