@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fsar_cache.canonical import digest
 from fsar_cache.console import say
 from fsar_cache.errors import MissingError, UsageError, nearest, unknown
 from fsar_cache.settings import build, override
-from pipeline.recipe import Domain, Features, Recipe, load_recipe, recipe_of_head
+from pipeline.recipe import Domain, Features, Recipe, default_recipes, load_recipe, names, recipe_of_head
 from splits.datasets import open_split, require_known
 
 DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("test", "all")}
@@ -40,7 +40,9 @@ def load(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
 def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
     """The recipe that `load` gives, with partitions that the datasets have; said aloud."""
     made = load(recipe, head, sets)
-    require_known(made.target.dataset)  # before backbones are fetched; a source is opened where there is training
+    require_known(made.target.dataset)  # before backbones are fetched
+    if _reads_source(made):
+        require_known(made.source.dataset)
     made = replace(
         made,
         source=with_part(made.source, DEFAULTS["source part"], "source"),
@@ -49,6 +51,15 @@ def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
     domains = f"source {made.source.dataset}/{made.source.part}, target {made.target.dataset}/{made.target.part}"
     say(f"recipe {made.name}{_why(recipe, head)}: head {made.head}; {_words(made.features)}; {domains}")
     return made
+
+
+def _reads_source(recipe: Recipe) -> bool:
+    """Whether source clips are trained on, or normalise: told by the head alone, without the backbone."""
+    from pipeline.model import build_head
+
+    if recipe.features.normalise != "none" or recipe.features.cut not in ("pooled", "map"):
+        return True
+    return any(True for _ in build_head(recipe, classes=2).parameters())
 
 
 def settle_features(recipe: str | None, head: str | None, sets: Sequence[str], kind: str = "features") -> Features:
@@ -190,6 +201,15 @@ def find_run(run: str | None) -> Path:
         close = nearest(run, there)
         known = f"there are {', '.join(there)}" if there else "there are none yet"
         raise MissingError(
-            f"no run {folder}; {known}", hint=f"did you mean {close!r}?" if close else "fsar-cache train --head gslta"
+            f"no run {folder}; {known}", hint=f"did you mean {close!r}?" if close else _makes(run, there)
         )
     return folder
+
+
+def _makes(run: str, there: Collection[str]) -> str:
+    """What gives a run of this name where none is like it: the recipe or head called so; else one that is there, or the first."""
+    if run in names():
+        return f"fsar-cache run --recipe {run}"
+    if run in default_recipes():
+        return f"fsar-cache run --recipe {default_recipes()[run]} --run {run}"
+    return f"name one of them: --run {next(iter(there))}" if there else "fsar-cache run --recipe demo"

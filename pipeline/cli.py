@@ -10,7 +10,7 @@ import typer
 
 from fsar_cache import __version__
 from fsar_cache.console import say
-from fsar_cache.errors import EXIT_CODES, Interrupted
+from fsar_cache.errors import EXIT_CODES, Interrupted, UsageError
 from pipeline import cli_checkpoint, cli_list, cli_store
 from pipeline.cli_common import (
     AsJson,
@@ -168,17 +168,22 @@ def run(
     how = {"workers": workers, "device": device, "max_failures": max_failures}
     made = stages.run(chosen, folder, after, how)
     print_json(made) if as_json else typer.echo(evaluating.headline(made))
-    stages.say_next(folder)
+    stages.say_next(folder, made)
 
 
-@app.command(epilog=examples("report", "report demo"))
+@app.command(epilog=examples("report", "report demo", "report --run demo"))
 def report(
-    run: Annotated[str | None, typer.Argument(help="the run's name or folder (default: the newest)")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="the run's name or folder (default: the newest)")
+    ] = None,
+    run: RunName = None,
 ) -> None:
     """Write the run's report.html, one self-contained page, and print where it is."""
     from pipeline import choose, stages
 
-    typer.echo(stages.report(choose.find_run(run)))
+    if name and run and name != run:
+        raise UsageError(f"one run at a time, got {name!r} and --run {run!r}", hint=f"fsar-cache report {name}")
+    typer.echo(stages.report(choose.find_run(name or run)))
 
 
 @app.command(epilog=examples("doctor", "doctor --json"))

@@ -106,7 +106,9 @@ def extract(
         for each, features in kinds:
             # a class list takes seconds: where it goes with other kinds, every part of the work makes all of it
             whole = {"part": (1, 1)} if each == "text" and kind is None else {}
-            if not (each == "text" and kind is None and dry_run):
+            if each == "text" and kind is None and dry_run:
+                stages.say_texts(dataset, features, {**how, "kind": each, **whole})
+            else:
                 made += stages.extract(
                     dataset, features, {**how, "kind": each, **whole}, dry_run=dry_run, retry_failed=retry_failed
                 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from extract.flow_settings import FlowSettings
-from fsar_cache.errors import UsageError, unknown
+from fsar_cache.errors import UsageError, nearest, unknown
 from fsar_cache.files import read_json
 from fsar_cache.settings import build, override, read_toml
 from pipeline.train_settings import Train as Train
@@ -62,9 +62,9 @@ class Features:
         if self.cut not in CUTS and not re.fullmatch(r"block\d+", self.cut):
             raise unknown("cut", self.cut, [*CUTS, "block0"])
         if self.normalise != "none" and self.cut not in ("pooled", "map"):
-            raise ValueError(
-                f"normalise = {self.normalise!r} needs a frozen backbone: cut pooled or map, not {self.cut}"
-                " (else --set features.normalise=none)"
+            raise UsageError(
+                f"features.normalise = {self.normalise!r} needs a frozen backbone: features.cut pooled or map, not {self.cut}",
+                hint="--set features.normalise=none",
             )
 
 
@@ -163,8 +163,9 @@ class Recipe:
                 "the losses are divided by the episodes of a step: leave head_config.tasks_per_batch out"
             )
         if self.follows == "frozen" and self.features.cut in ("frames", "video"):
-            raise ValueError(
-                f"follows = 'frozen' needs stored features of a frozen backbone, not cut {self.features.cut!r} (else --set follows=ours)"
+            raise UsageError(
+                f"follows = 'frozen' needs stored features of a frozen backbone, and features.cut is {self.features.cut!r}",
+                hint="--set follows=ours, as the recipe is no longer a frozen variant of the published one",
             )
 
 
@@ -188,8 +189,16 @@ def _path_of(name_or_path: str, folder: Path) -> Path:
         return folder / name_or_path
     shipped = _shipped()
     if name_or_path not in shipped:
-        raise unknown("recipe", name_or_path, shipped)
+        raise _unknown_recipe(name_or_path, folder)
     return shipped[name_or_path]
+
+
+def _unknown_recipe(name: str, folder: Path) -> UsageError:
+    """The error for a name that no shipped recipe has; a file of that name in `folder` goes before the nearest recipe."""
+    close, file = nearest(name, _shipped()), folder / f"{name}.toml"
+    likely = f"./{file.name}" if file.is_file() else close
+    every = "fsar-cache list recipes shows them all; a file of your own is named by its path, ./NAME.toml"
+    return UsageError(f"unknown recipe {name!r}", hint=f"did you mean {likely!r}? {every}" if likely else every)
 
 
 def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -228,13 +237,26 @@ def load_recipe(name_or_path: str, sets: tuple[str, ...] | list[str] = ()) -> Re
     return build(Recipe, override({"name": path.stem, **_read(path)}, sets))
 
 
-def recipe_of_head(head: str) -> str:
-    """The recipe that a command which names only a head uses: the shipped one that says `default_of_head = true`."""
+def default_recipes() -> dict[str, str]:
+    """Head -> the shipped recipe that says `default_of_head = true`."""
     read = {name: _read(path) for name, path in _shipped().items()}
-    by_head = {values["head"]: name for name, values in read.items() if values.get("default_of_head")}
-    if head not in by_head:
+    return {values["head"]: name for name, values in read.items() if values.get("default_of_head")}
+
+
+def recipe_of_head(head: str) -> str:
+    """The recipe that a command which names only a head uses; UsageError for an unknown head, with the nearest, or one without a recipe."""
+    by_head = default_recipes()
+    if head in by_head:
+        return by_head[head]
+    from heads.base import HEADS  # slow to import
+
+    heads = HEADS.names()
+    if head in heads:
         raise UsageError(
-            f"no recipe uses the head {head!r}; there are recipes for {', '.join(sorted(by_head))}",
+            f"no recipe that comes with fsar-cache uses the head {head!r}",
             hint="write a TOML file and give it with --recipe FILE.toml",
         )
-    return by_head[head]
+    close = nearest(head.lower().replace("-", "_"), heads)
+    raise UsageError(
+        unknown("head", head, heads).message, hint=f"did you mean {close!r}?" if close else "fsar-cache list heads"
+    )

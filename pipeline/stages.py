@@ -92,6 +92,16 @@ def extract(
     return made
 
 
+def say_texts(dataset: str, features: Features, how: Mapping[str, Any]) -> None:
+    """What a dry run says of class texts, whose making takes no planning."""
+    from extract.clip_text import class_rows
+    from pipeline.beside import extract_config
+
+    config = dataclasses.replace(extract_config(features), **how)
+    for name in expand(dataset):
+        say(f"extract {name} text: {len(class_rows(open_split(name), config))} class names, which take seconds")
+
+
 def _text(name: str, config: Any) -> Summary:
     from extract.clip_text import extract_text
     from pipeline.trainer import stop_signals
@@ -287,21 +297,23 @@ def _example(folder: Path, found: Evaluation) -> dict[str, Any]:
     return example_of(folder, found, places.stores())
 
 
-def say_next(folder: Path) -> None:
-    """What to try after a run."""
+def say_next(folder: Path, found: Evaluation) -> None:
+    """What to try after a run whose evaluation was `found`."""
     recipe = load_recipe(str(folder / choose.RECIPE))
     evaluate = choose.command("eval", None, None, choose.run_word(folder), ())
     extract = choose.command("extract", choose.run_recipe(folder), None, None, ())
-    far = ("another target domain", f"{extract} synth-far && {evaluate} --target synth-far")
+    few = found.identity["protocol"]["shot"] > 1
+    trained = evaluating.is_trained(folder)
+    far = f"{SYNTH}far" if found.identity["dataset"] != f"{SYNTH}far" else f"{SYNTH}target"
+    tries = {
+        "see the report": f"open {folder / 'report.html'} in a browser",
+        "fewer shots" if few else "more shots": f"{evaluate} --shot {1 if few else 5}",
+    }
+    if recipe.features.store is None and recipe.features.cut != "video":
+        tries["another target domain"] = f"{extract} {far} && {evaluate} --target {far}"
+    word = "without" if trained else "with"
+    tries[f"a head {word} training"] = f"fsar-cache run --recipe {'otam' if trained else 'demo'}"
+    tries["your own videos"] = "fsar-cache extract folder:PATH --weights timm:resnet18.a1_in1k"
     say("try next:")
-    for about, command in (
-        ("see the report", f"open {folder / 'report.html'} in a browser"),
-        (
-            "fewer shots" if recipe.eval.shot > 1 else "more shots",
-            f"{evaluate} --shot {1 if recipe.eval.shot > 1 else 5}",
-        ),
-        *([far] if recipe.features.store is None else []),
-        ("a head without training", "fsar-cache run --recipe otam"),
-        ("your own videos", "fsar-cache extract folder:PATH --weights timm:resnet18.a1_in1k"),
-    ):
+    for about, command in tries.items():
         say(f"  {about + ':':<26} {command}")

@@ -22,6 +22,7 @@ from fsar_cache.errors import EXIT_CODES, FsarError, Interrupted, MissingError, 
 from pipeline import choose, cli, evaluating, runs, stages, trainer
 from pipeline.folder import write_config
 from pipeline.recipe import load_recipe
+from pipeline.results import Evaluation
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUP: Any = typer.main.get_command(cli.app)
@@ -90,6 +91,11 @@ def test_reading_commands_offer_json() -> None:
         (["train", "--hed", "gslta"], 2, "--head"),
         (["trian"], 2, "trian"),
         (["train", "--head", "gslat"], 2, "gslta"),
+        (["train", "--head", "CLIP-FSAR"], 2, "'clip_fsar'"),
+        (["eval", "--head", "clipfsar"], 2, "'clip_fsar'"),
+        (["extract", "synth", "--head", "gsltaa"], 2, "'gslta'"),
+        (["checkpoint", "import", "--method", "gsltaa", "no.pt", "--run", "r"], 2, "'gslta'"),
+        (["train", "--head", "gslta", "--source", "nowhere"], 2, "unknown dataset 'nowhere'"),
         (["train", "--recipe", "dmo"], 2, "'demo'"),
         (["run", "--recipe", "no/such.toml"], 3, "no/such.toml"),
         (["train", "--head", "otam", "--recipe", "demo"], 2, "gslta"),
@@ -103,6 +109,7 @@ def test_reading_commands_offer_json() -> None:
         (["eval", "--run", "nothing"], 3, "no run"),
         (["eval"], 3, "fsar-cache run --recipe demo"),
         (["report", "nothing"], 3, "no run"),
+        (["report", "--run", "nothing"], 3, "no run"),
         (["store", "info", "nowhere"], 3, "nowhere"),
         (["store", "verify", "nowhere"], 3, "nowhere"),
         (["synth", "--domain", "sauce"], 2, "source"),
@@ -295,6 +302,46 @@ def test_the_newest_run_is_taken_and_near_names_are_offered(tmp_path: Path, caps
     with pytest.raises(MissingError) as caught:
         choose.find_run("midle")
     assert caught.value.hint == "did you mean 'middle'?"
+    for absent, hint in (
+        ("otam", "fsar-cache run --recipe otam"),
+        ("gslta", "fsar-cache run --recipe demo --run gslta"),
+        ("1234", "name one of them: --run fresh"),
+    ):
+        with pytest.raises(MissingError, match="there are fresh, middle, old") as caught:
+            choose.find_run(absent)
+        assert caught.value.hint == hint
+    assert cli.main(["report", "old", "--run", "middle"]) == 2
+    assert "one run at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("shot", "target", "trained"), [(1, "synth-far", True), (5, "synth-target", False)])
+def test_what_to_try_next_fits_the_run(
+    shot: int, target: str, trained: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = load_recipe("demo" if trained else "otam")
+    folder = tmp_path / "runs" / recipe.name
+    (folder / "checkpoints").mkdir(parents=True)
+    write_config(folder, recipe)
+    if trained:
+        (folder / "checkpoints" / "last.safetensors").touch()
+    said = {"dataset": target, "protocol": {"shot": shot}}
+    found = Evaluation(50.0, 1.0, 1.0, 1, 1, (), (), (), (), (1,), said, {})
+    stages.say_next(folder, found)
+    err = capsys.readouterr().err
+    assert ("--shot 5" in err, "--shot 1" in err) == (shot == 1, shot == 5)
+    assert ("--recipe otam" in err, "--recipe demo" in err) == (trained, not trained)
+    assert ("--target synth-far" in err, "--target synth-target" in err) == (not trained, trained)
+
+
+def test_a_dry_run_tells_of_class_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clips.csv").write_text("id,class,path,partition\n1,a,x.mp4,train\n2,b,y.mp4,test\n3,b,z.mp4,test\n")
+    features = load_recipe("tmal").features
+    how = {"kind": "text", "partitions": ()}
+    stages.say_texts(f"csv:{tmp_path}/clips.csv", features, how)
+    stages.say_texts(f"csv:{tmp_path}/clips.csv", features, {**how, "partitions": ("test",)})
+    err = capsys.readouterr().err
+    assert "clips.csv text: 2 class names, which take seconds" in err
+    assert "clips.csv text: 1 class names" in err
 
 
 SMALL = """

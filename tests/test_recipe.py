@@ -250,8 +250,43 @@ def test_every_head_has_one_default_recipe() -> None:
         assert made.head == head
         assert (made.source.dataset, made.target.dataset) == ("synth-source", "synth-target")
     assert recipes.recipe_of_head("gslta") == "demo"
-    with pytest.raises(UsageError, match="no recipe uses the head 'mine'"):
-        recipes.recipe_of_head("mine")
+
+
+def test_a_head_is_known_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong, close in (("clipfsar", "clip_fsar"), ("CLIP-FSAR", "clip_fsar"), ("gsltaa", "gslta"), ("OTAM", "otam")):
+        with pytest.raises(UsageError, match=f"unknown head '{wrong}'") as caught:
+            recipes.recipe_of_head(wrong)
+        assert caught.value.hint == f"did you mean {close!r}?"
+    with pytest.raises(UsageError, match=r"unknown head '1234'; known: .*gslta") as caught:
+        recipes.recipe_of_head("1234")
+    assert caught.value.hint == "fsar-cache list heads"
+    monkeypatch.setattr(recipes, "default_recipes", dict)
+    with pytest.raises(UsageError, match="no recipe that comes with fsar-cache uses the head 'otam'"):
+        recipes.recipe_of_head("otam")
+
+
+def test_an_unknown_recipe_is_not_answered_with_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        load_recipe("dem")
+    assert caught.value.message == "unknown recipe 'dem'"
+    assert str(caught.value.hint).startswith("did you mean 'demo'? fsar-cache list recipes")
+    recipe_file(tmp_path, "dem", 'extends = "demo"\n')
+    with pytest.raises(UsageError) as caught:
+        load_recipe("dem")
+    assert str(caught.value.hint).startswith("did you mean './dem.toml'?")
+    assert load_recipe("./dem.toml").head == "gslta"
+
+
+def test_what_a_cut_forbids_names_the_settings_and_the_way_out() -> None:
+    for name, sets, setting, way in (
+        ("tmal-hmdb51-1shot", ["follows=frozen"], "features.cut is 'frames'", "--set follows=ours"),
+        ("demo", ["features.cut=frames"], "features.normalise = ", "--set features.normalise=none"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            load_recipe(name, sets)
+        assert setting in caught.value.message
+        assert str(caught.value.hint).startswith(way)
 
 
 def test_a_dataset_that_is_not_there_is_named_before_any_work(empty_place: Path) -> None:
@@ -260,8 +295,14 @@ def test_a_dataset_that_is_not_there_is_named_before_any_work(empty_place: Path)
         with pytest.raises(UsageError, match="unknown dataset 'nowhere'") as caught:
             settle(name, None, ["target.dataset=nowhere"])
         assert "--set source.dataset=csv:" in str(caught.value.hint)
+        with pytest.raises(UsageError, match="unknown dataset 'nowhere'"):
+            settle(name, None, ["source.dataset=nowhere", "target.dataset=csv:clips.csv"])
         own = settle(name, None, ["source.dataset=csv:clips.csv", "target.dataset=csv:clips.csv"])
         assert own.source.dataset == own.target.dataset == "csv:clips.csv"
+    untrained = ["features.normalise=none", "source.dataset=nowhere"]
+    assert settle("otam", None, untrained).source.dataset == "nowhere"  # nothing reads it
+    with pytest.raises(UsageError, match="unknown dataset 'nowhere'"):
+        settle("otam", None, untrained[1:])
     for recipe in SHIPPED.values():
         for domain in (recipe.source, recipe.target):
             kind = domain.dataset.partition(":")[0]
