@@ -200,13 +200,21 @@ class Head(nn.Module):
                 want = "x".join("any" if n is None else str(n) for n in shape)
                 raise UsageError(
                     f"{name} needs {kind} of {want} per clip, got {'x'.join(map(str, got))}",
-                    hint="take other features, or set the head's sizes as these have them, e.g. --set head_config.dim=64",
+                    hint=f"take other features, or set the head's sizes as these have them{self._example(kind, got)}",
                 )
             if not torch.isfinite(clips[kind]).all():
                 raise UsageError(
                     f"{name} got {role} {kind} with NaN or infinite values",
                     hint="check the store: fsar-cache store verify",
                 )
+
+    def _example(self, kind: str, got: tuple[int, ...]) -> str:
+        """The setting that makes the head as wide as features of shape `got` per clip, where there is one and it isn't so yet."""
+        shape = self.needs.kinds[kind]
+        axis = -3 if self.needs.at == "map" else -1
+        if kind != "features" or not hasattr(self.config, "dim") or len(got) < len(shape) or shape[axis] == got[axis]:
+            return ""
+        return f", e.g. --set head_config.dim={got[axis]}"
 
 
 HEADS: Registry[type[Head]] = Registry(

@@ -3,6 +3,7 @@
 Li and others, "TA2N: Two-Stage Action Alignment Network for Few-Shot Action Recognition", AAAI 2022 (arXiv 2107.04782). Consumes the
 maps of a backbone's last stage, [T, C, H, H] per clip (T, H >= 4; published: 8, 2048, 7). All classes of an episode have the same
 number of shots. With more than one, the shots of a class are fused in time, relative to the first one given, and queries are projected.
+One and several are two functions, of other weights: a head that was trained on one of them alone refuses to be evaluated by the other.
 
 `TA2N` (heads.ta2n_network) is the module of its authors, for use alone on grouped support and query maps; `Ta2n` is the head of this
 package around it. Differs from the published code where that can't work as its authors show it: stages are given as True, False, None
@@ -85,6 +86,9 @@ class Ta2n(Head):
         dim = (config.dim, config.hidden or config.dim)
         self.align = TA2N(config.seq_len, max(1, config.shot), dim, config.first_stage, config.second_stage)
         self.norm_layer = nn.LayerNorm(config.way)
+        self.trained: Tensor
+        """Whether training has seen episodes of one shot, and of several: bool [2]. A published file records neither."""
+        self.register_buffer("trained", torch.zeros(2, dtype=torch.bool))
         if self.align.secondstage is not None:
             acm = self.align.secondstage
             acm.perturb_eval = config.perturb_eval
@@ -167,6 +171,16 @@ class Ta2n(Head):
             shots = {name: part[e][places] for name, part in s.items()}
             yield self.align.prototypes(shots), {name: part[e] for name, part in q.items()}
 
+    def _require_trained(self, shots: int) -> None:
+        """UsageError where training is known to have seen the function of the other shots alone."""
+        one, several = self.trained.tolist()
+        if (several and not one) if shots == 1 else (one and not several):
+            raise UsageError(
+                f"Ta2n was trained with {'one shot' if one else 'several shots'} per class, this episode has {shots}: "
+                "one and several are two functions, of other weights",
+                hint=f"train with --set train.shot={shots}, or evaluate with --shot {'1' if one else 'N, N at least 2'}",
+            )
+
     @staticmethod
     def _path(codes: Clips, fused: bool, role: Role) -> Parts:
         """The codes that a role reads in episodes of several shots (fused) or one, under the names that `TA2N` has for them."""
@@ -176,8 +190,11 @@ class Ta2n(Head):
     def match(self, support: Clips, query: Clips, task: Task) -> HeadOutput:
         """Logits [E, Q, W] of encoded clips; shows theta_support [E, S, 2] and theta_query [E, Q, 2] (scale and shift of time).
 
+        In evaluation, UsageError for one shot where training has seen several alone, and the reverse; a fresh or published head takes both.
         Episodes go one by one. In evaluation, what their pairs need at once stays within heads.ta2n_network.BLOCK_BYTES beside the codes.
         """
+        if not self.training:
+            self._require_trained(self._shots(task, next(iter(support.values()))).shape[-1])
         distances = torch.stack([self._distances(s, q) for s, q in self._episodes(support, query, task)])
         logits = -distances.transpose(1, 2)
         if self.config.dist_norm:
@@ -203,6 +220,8 @@ class Ta2n(Head):
         support, query = batch.support["features"], batch.query["features"]
         require_pair(self, support.flatten(3)[..., 0], query.flatten(3)[..., 0], same_frames=True)
         fused = self._shots(batch.task, support).shape[-1] > 1
+        if self.training:
+            self.trained[int(fused)] = True
         codes = []
         roles: tuple[Role, ...] = ("support", "query")
         for role, features in zip(roles, (support, query), strict=True):
@@ -229,7 +248,7 @@ class Ta2n(Head):
         return {"cost": -scores, "path": F.softmax(scores, 2)}
 
     def published_layout(self) -> Layout:
-        """The published checkpoint's keys: the decay's count is ours alone, a loaded file starts at the full spread."""
+        """The published checkpoint's keys: the decay's count and `trained` are ours alone, a loaded file starts at the full spread."""
         names = {name: name for name in self.align.state_dict(prefix="align.") if not name.endswith(".decays")}
         names |= {f"norm_layer.{leaf}": f"protypicalNet.norm_layer.{leaf}" for leaf in ("weight", "bias")}
         return Layout(names, ("resnet.", "resnet.module."), ("resnet.*fc.*",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -475,6 +476,46 @@ def test_the_shot_setting_halves_the_codes_and_refuses_the_rest() -> None:
                 run()
 
 
+@pytest.mark.parametrize(
+    ("seen", "other", "hint"), [(1, 3, "train.shot=3, or evaluate with --shot 1"), (2, 1, "train.shot=1.*--shot N")]
+)
+def test_what_training_has_not_seen_is_refused_in_evaluation(seen: int, other: int, hint: str) -> None:
+    head, batch = ready({"shots": (seen,) * 3})
+    unseen = episodes(1, (other,) * 3, head=head)
+    logits(head, unseen)  # a fresh head has recorded nothing
+    head.eval()(unseen, 1)  # and evaluation records nothing
+    assert head.trained.tolist() == [False, False]
+    head.train()(batch, 1)
+    again = head_of()
+    again.load_state_dict(head.state_dict())
+    for each in (head, again):
+        assert torch.isfinite(logits(each, batch)).all()
+        with pytest.raises(
+            UsageError, match=f"Ta2n was trained with .* per class, this episode has {other}"
+        ) as refused:
+            logits(each, unseen)
+        assert re.search(hint, refused.value.hint or "")
+    again.train()(unseen, 2)  # training may go on with the other, and then both are known
+    assert again.trained.tolist() == [True, True]
+    for each in (batch, unseen):
+        assert torch.isfinite(logits(again, each)).all()
+
+
+def test_more_shots_than_in_training_are_of_the_same_function() -> None:
+    head, batch = ready({"shots": (2, 2, 2)})
+    head.train()(batch, 1)
+    assert torch.isfinite(logits(head, episodes(1, (3, 3, 3), head=head))).all()
+
+
+def test_published_files_say_nothing_of_shots() -> None:
+    head = head_of()
+    assert "trained" in head.state_dict()
+    assert "trained" not in head.published_layout().names
+    load_published(head, published(head, "resnet."))
+    for shots in ((1, 1, 1), (2, 2, 2)):
+        assert torch.isfinite(logits(head, episodes(1, shots, head=head))).all()
+
+
 def test_unequal_shots_are_refused_with_their_numbers() -> None:
     head, batch = ready({"count": 1, "shots": (1, 3, 2)})
     for run in (lambda: logits(head, batch), lambda: head(batch, 1)):
@@ -632,6 +673,18 @@ def test_a_published_checkpoint_of_another_way_is_refused() -> None:
 def test_bad_settings_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         head_of(**config)
+
+
+def test_features_of_another_width_name_the_setting_that_fits_them() -> None:
+    def hint_for(name: str, shape: tuple[int, ...]) -> str:
+        with pytest.raises(UsageError, match="per clip, got") as refused:
+            make(name).encode({"features": torch.rand(2, *shape)}, "query")
+        return refused.value.hint or ""
+
+    assert hint_for("ta2n", (5, 24, 7, 7)).endswith("e.g. --set head_config.dim=24")  # channels of maps, not their side
+    assert hint_for("trx", (5, 24)).endswith("e.g. --set head_config.dim=24")
+    for name, shape in (("ta2n", (9, 16, 7, 7)), ("ta2n", (5, 16)), ("otam", ())):
+        assert "head_config" not in hint_for(name, shape)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (3, 3)])
