@@ -9,9 +9,10 @@ from typing import Any
 from cache.spec import FeatureSpec
 from cache.store import open_store, stores_under
 from extract.config import device_of, store_path
-from fsar_cache.canonical import digest
+from fsar_cache.canonical import digest, plain
 from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
+from fsar_cache.settings import build, override
 from pipeline.assemble import Opened, Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, unpack_model
 from pipeline.evaluate import Progress, evaluate
@@ -107,8 +108,11 @@ def evaluate_untrained(
             source = _deviations(shop)
             identity = {"source": source.identity()}
             fit_normaliser(model, source.source, source.exclude)
+        own = replace(recipe, head_config=asdict(model.head.config))
+        wanted = build(Recipe, override(plain(own), sets))
+        shop.open(wanted.target, wanted.target.part)  # what is not there is refused before there is a run
         folder.mkdir(parents=True, exist_ok=True)
-        write_config(folder, replace(recipe, head_config=asdict(model.head.config)))
+        write_config(folder, own)
         note_session(folder, identity, device_of(device), 0)
         shop.recipe = read_config(folder, sets)
         said = {"checkpoint": None, "trained_on": identity}

@@ -14,7 +14,7 @@ from cache.spec import FeatureSpec
 from cache.store import create, open_store, stores_under
 from fsar_cache.errors import IntegrityError, MissingError
 from pipeline.assemble import workshop
-from pipeline.runs import evaluate_run
+from pipeline.runs import evaluate_run, evaluate_untrained
 from pipeline.sources import StoreSource
 from pipeline.trainer import train
 from splits.types import Part, Video
@@ -60,3 +60,13 @@ def test_an_evaluation_on_training_clips_is_said_to_be_no_test(
     assert "no test" not in capsys.readouterr().err
     evaluate_run(folder, world.places, sets=["target.part=train"], device="cpu")
     assert "target/train were trained on, without labels: this accuracy is no test" in capsys.readouterr().err
+
+
+def test_a_refused_evaluation_leaves_no_run(tmp_path: Path) -> None:
+    world = worlds.make_world(tmp_path)
+    recipe, folder = world.recipe("train.unlabelled=0", head="otam"), tmp_path / "runs" / "otam"
+    with pytest.raises(MissingError, match="is not extracted for this recipe"):
+        evaluate_untrained(recipe, folder, replace(world.places, stores=tmp_path / "none"))
+    assert not folder.exists()
+    assert evaluate_untrained(recipe, folder, world.places, sets=["eval.episodes=5"], device="cpu").episodes == 5
+    assert (folder / "config.json").is_file()
