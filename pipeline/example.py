@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from extract.clip import decode_clip, task_of
-from fsar_cache.errors import FsarError
+from fsar_cache.errors import FsarError, UsageError
 from heads.base import Role
 from pipeline.assemble import Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, unpack_model
@@ -70,6 +70,8 @@ def make_example(shop: Workshop, model: Model, domain: Domain, protocol: Protoco
             episode, place = divmod(at, episodes.query.shape[1])
             one = task(slice(episode, episode + 1)).to(model.device)
             shown = model.head.show(_only(support, episode), _only(query, episode), one)
+    except UsageError as error:
+        return {"absent": f"One-shot episodes can't be shown: {error.message}"}
     finally:
         model.train(was_training)
     pair = _Picture(open_split(domain.dataset), source.part, shop, episodes, episode)

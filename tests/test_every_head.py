@@ -22,6 +22,7 @@ from fsar_cache.errors import IntegrityError, Interrupted, MissingError, UsageEr
 from heads.base import HEADS, Head, Task
 from pipeline.assemble import Places, workshop
 from pipeline.evaluate import evaluate
+from pipeline.example import example_of
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.runs import evaluate_run, evaluate_untrained
 from pipeline.trainer import train
@@ -182,6 +183,16 @@ def drawn_by(head: Head, labels: np.ndarray, index: int) -> dict[str, torch.Tens
 
     found = head.match_draw(EpisodeShape(3, 2, 3, 0, 0, labels), generator("evaluation draws", 3, index))
     return {key: torch.from_numpy(value)[None] for key, value in found.items()}
+
+
+def test_a_comparison_that_the_head_refuses_is_left_out_of_the_report(tmp_path: Path) -> None:
+    """TA2N trained with two shots per class can't be asked at one."""
+    world = make_world(tmp_path, "ta2n")
+    train(world.recipe, tmp_path / "run", world.places)
+    found = evaluate_run(tmp_path / "run", world.places)
+    said = example_of(tmp_path / "run", found, world.places.stores)
+    assert set(said) == {"absent"}
+    assert "One-shot episodes can't be shown" in said["absent"]
 
 
 @every_head
