@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from fsar_cache.errors import IntegrityError
 from fsar_cache.tensor_files import read_tensor_file
+from heads.base import HEADS
 from heads.published_resnet import CHILDREN, numbered_resnet, to_numbered_resnet
 
 
@@ -148,6 +150,40 @@ def split_published(head: Publishable, tensors: Mapping[str, Tensor], where: str
         tuple(key for key in (*mine, *layout.aliases, *layout.computed) if key not in tensors),
         dtypes,
     )
+
+
+def method_of(layout: Layout, tensors: Mapping[str, Tensor]) -> str | None:
+    """The registered head whose checkpoint this looks like; None where none does, or where it may be the one of `layout`.
+
+    It looks like a head's where all marks of its layout are there and no key is foreign to it; the one with the most marks counts.
+    """
+    if _looks(layout, tensors) == len(_marks(layout)) > 0:
+        return None
+    seen: dict[str, int] = {}
+    for name in HEADS:
+        kind = HEADS.get(name)
+        if hasattr(kind, "published_layout"):
+            with torch.random.fork_rng(devices=[]):
+                head = kind(kind.Config())
+            seen[name] = _looks(cast(Publishable, head).published_layout(), tensors)
+    best = max(seen, key=lambda name: seen[name], default="")
+    return best if seen.get(best) else None
+
+
+def _looks(layout: Layout, tensors: Mapping[str, Tensor]) -> int:
+    """How many marks of the layout these keys have: all of them, or 0 where one lacks or a key is foreign to it."""
+    marks = _marks(layout)
+    there = {mark for mark in marks if any(key == mark or key.startswith(f"{mark}.") for key in tensors)}
+    own = (*(f"{mark}." for mark in marks), *layout.backbone)
+    known = {*marks, *layout.adapters.values(), *layout.aliases, *layout.computed}
+    foreign = (k for k in tensors if k not in known and not k.startswith(own))
+    strange = any(not any(fnmatchcase(key, pattern) for pattern in layout.unused) for key in foreign)
+    return 0 if strange or there != marks else len(marks)
+
+
+def _marks(layout: Layout) -> set[str]:
+    """What the head's published keys begin with, up to their first number: the same for every depth and size."""
+    return {".".join(takewhile(lambda part: not part.isdigit(), key.split("."))) for key in layout.names.values()}
 
 
 def _values(layout: Layout, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

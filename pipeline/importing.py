@@ -15,21 +15,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from extract import defaults
-from extract.backbone import Backbone
 from extract.config import device_of
 from fsar_cache.console import say
-from fsar_cache.errors import IntegrityError, UsageError
+from fsar_cache.errors import IntegrityError, UsageError, space_error
 from fsar_cache.files import PARTIAL, whole_file
 from fsar_cache.settings import override
 from fsar_cache.tensor_files import TensorFile, read_tensor_file
 from heads.base import Head
-from heads.published import Layout, Publishable, Rest, load_published, split_published
+from heads.published import Layout, Publishable, Rest, load_published, method_of, split_published
 from pipeline import choose
 from pipeline.assemble import Places, workshop
+from pipeline.carried import Carried, changes, fill_normalisers, read_carried, recipe_of, require_deviations
 from pipeline.checkpoints import load_checkpoint, pack_state, save_checkpoint, tensor_hash
 from pipeline.folder import CHECKPOINTS, CONFIG, LAST, note_session, read_config, write_config
-from pipeline.model import Model, build_head
-from pipeline.published_backbone import adapter_tensors, read_as, recognised
+from pipeline.model import build_head
+from pipeline.published_backbone import fill_adapters, read_as, recognised
 from pipeline.recipe import Recipe
 
 BACKBONE = "backbone.safetensors"
@@ -58,12 +58,30 @@ def import_checkpoint(
         raise UsageError("whose checkpoint is it?", hint="--method NAME (fsar-cache list heads) or --recipe NAME")
     wanted = choose.load(recipe, method, list(sets) if recipe else ["features.normalise=none", *sets])
     file = read_tensor_file(checkpoint)
-    if not recipe:
+    carried = read_carried(file.other, str(checkpoint))
+    _require_method(build_head(wanted, classes), wanted.head, file, carried, str(checkpoint))
+    if recipe:
+        classes = carried.head_config.get("class_num", classes) if carried else classes
+    elif carried:
+        wanted = recipe_of(carried, choose.load(None, method, []), sets)
+        say(
+            f"import: trained here: recipe {wanted.name} with the features, head and normalisation that the file carries"
+        )
+    else:
         wanted = _fitted(wanted, file, str(checkpoint), sets, classes)
+    for line in changes(carried, wanted) if carried else ():
+        say(f"import: {line}")
     wanted = replace(wanted, target=choose.with_part(wanted.target, choose.DEFAULTS["target part"], "target"))
     made = import_published(checkpoint, file, wanted, choose.named_folder(run), classes)
     _say(checkpoint, made)
     return made
+
+
+def _require_method(head: Head, name: str, file: TensorFile, carried: Carried | None, where: str) -> None:
+    """UsageError naming whose checkpoint it is, where it is another method's: as the file says, else by its keys."""
+    other = carried.head if carried else method_of(layout_of(head, name), file.tensors)
+    if other and other != name:
+        raise UsageError(f"{where} looks like a checkpoint of {other}, not of {name}", hint=f"--method {other}")
 
 
 def _fitted(recipe: Recipe, file: TensorFile, where: str, sets: Sequence[str], classes: int) -> Recipe:
@@ -74,11 +92,15 @@ def _fitted(recipe: Recipe, file: TensorFile, where: str, sets: Sequence[str], c
     fitting = {"backbone": found, **defaults.features_of(found)} if found else {}
     given = override({"features": {}, "head_config": {}}, list(sets))
     fitting = {name: value for name, value in fitting.items() if name not in given["features"]}
-    say(
-        f"import: recipe {recipe.name} with features of {found or recipe.features.backbone}, as published not normalised"
-    )
     kept = {name: value for name, value in recipe.head_config.items() if name != "dim" or name in given["head_config"]}
-    return replace(recipe, head_config=kept, features=replace(recipe.features, **fitting))
+    made = replace(recipe, head_config=kept, features=replace(recipe.features, **fitting))
+    f = made.features
+    normalised = "not normalised" if f.normalise == "none" else f"normalised {f.normalise}"
+    say(
+        f"import: recipe {made.name} with {f.backbone}, as published: {f.frames} frames of {f.size} pixels, {normalised}"
+    )
+    say("import: the file does not say how it was trained: change with --set what was different")
+    return made
 
 
 def _say(checkpoint: Path, made: Imported) -> None:
@@ -101,7 +123,8 @@ def _listed(names: Sequence[str]) -> str:
 def say_next(recipe: Recipe, folder: Path) -> None:
     """The commands that lead to the run's accuracy."""
     extract = choose.command("extract", choose.run_recipe(folder), None, None, ())
-    say(f"next: {extract} {recipe.target.dataset}")
+    if recipe.features.cut != "video":  # which is decoded live
+        say(f"next: {extract} {recipe.target.dataset}")
     say(f"then: {choose.command('eval', None, None, choose.run_word(folder), ())}")
 
 
@@ -112,16 +135,13 @@ def import_published(path: Path, file: TensorFile, recipe: Recipe, folder: Path,
     store is keyed by the weights that made it. Tensors that nothing reads are kept in the checkpoint under "unused". The folder appears
     whole or not at all; the same checkpoint again changes nothing. classes: of the published training set (64 for Kinetics).
 
-    UsageError for a recipe that normalises, which no published run did, and where the folder holds another run; IntegrityError naming
-    what does not fit head, adapters or backbone.
+    UsageError for a recipe that normalises by deviations that the file doesn't carry, for a folder that can't be made, and where it holds
+    another run; IntegrityError naming what does not fit head, adapters or backbone.
     """
     head = build_head(recipe, classes)
     layout = layout_of(head, recipe.head)
-    if recipe.features.normalise != "none":
-        raise UsageError(
-            f"recipe {recipe.name} normalises features ({recipe.features.normalise}); published checkpoints were trained without",
-            hint="--set features.normalise=none",
-        )
+    carried = read_carried(file.other, str(path))
+    require_deviations(recipe, carried, str(path))
     rest = split_published(cast(Publishable, head), file.tensors, str(path))
     if not rest.backbone:
         raise IntegrityError(f"{path} holds no tensors of a backbone, so the features it needs are not known")
@@ -132,13 +152,16 @@ def import_published(path: Path, file: TensorFile, recipe: Recipe, folder: Path,
         "sha256": tensor_hash(file.tensors),
         "wrapper": file.wrapper,
         "counter": counter,
+        "carried": carried is not None,
         **{name: getattr(rest, name) for name in ("prefix", "numbered", "absent", "dtypes")},
     }
-    if (folder / CONFIG).exists():
+    with _makeable(folder):
+        held = (folder / CONFIG).exists()
+    if held:
         made = _repeated(folder, recipe, published, classes)
     else:
         with _appearing(folder) as aside:
-            made = _make(path, recipe, aside, folder, classes, file.tensors, published)
+            made = _make(path, recipe, aside, folder, classes, file.tensors, published, carried)
     return Imported(folder, made, _read(recipe.head, layout, file, rest, published))
 
 
@@ -166,15 +189,30 @@ def _repeated(folder: Path, recipe: Recipe, published: dict[str, Any], classes: 
 
 
 @contextmanager
+def _makeable(folder: Path) -> Iterator[None]:
+    """UsageError, or SpaceError, where the block finds that the run's folder can't be made."""
+    try:
+        yield
+    except OSError as error:
+        raise space_error(error, folder) or UsageError(
+            f"the run folder {folder} can't be made: {error.strerror}", hint="choose another with --run NAME"
+        ) from error
+
+
+@contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder that is called `folder` only if the block ends well; UsageError where something is there already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """A folder that is called `folder` only if the block ends well; UsageError where something is there already, or it can't be made."""
+    with _makeable(folder):
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken:
         raise UsageError(f"{folder} is there already and holds no run", hint="choose another run with --run NAME")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
     try:
-        aside.mkdir(parents=True)
+        with _makeable(folder):
+            aside.mkdir(parents=True)
         yield aside
-        os.rename(aside, folder)
+        with _makeable(folder):
+            os.rename(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -187,6 +225,7 @@ def _make(
     classes: int,
     tensors: Mapping[str, Tensor],
     published: dict[str, Any],
+    carried: Carried | None,
 ) -> Recipe:
     """Write the run into `aside`, as it will be in `folder`."""
     here = _of_run(recipe, aside, recipe.head_config)
@@ -207,6 +246,7 @@ def _make(
             said, hint=f"is it a {recipe.features.backbone}? If not, say which: --set features.backbone=NAME"
         ) from error
     load_published(cast(Publishable, model.head), tensors, str(path))
+    fill_normalisers(model, carried, str(path))
     fill_adapters(model, backbone, recipe.features.cut, rest.adapters, str(path))
     made = _of_run(recipe, folder, asdict(model.head.config))
     write_config(aside, made)
@@ -215,26 +255,6 @@ def _make(
     facts = {"iteration": int(published["iteration"] or 0), "identity": identity, "best": None}
     save_checkpoint(aside / CHECKPOINTS, LAST, state, facts)
     return made
-
-
-def fill_adapters(model: Model, backbone: Backbone, cut: str, given: Mapping[str, Tensor], where: str) -> None:
-    """Copy these tensors into the model's adapters; IntegrityError naming those that are missing, unknown or of another shape."""
-    own = adapter_tensors(model, backbone, cut)
-    wrong = [f"missing {name}" for name in own if name not in given]
-    wrong += [f"unknown {name}" for name in given if name not in own]
-    wrong += [
-        f"{name} is {list(given[name].shape)}, the adapter has {list(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    if wrong:
-        raise IntegrityError(
-            f"{where} does not fit the adapters of {type(model.head).__name__}: {'; '.join(wrong[:5])}",
-            hint="set the head's adapters (head_config) as the checkpoint has them",
-        )
-    with torch.no_grad():
-        for name, tensor in given.items():
-            own[name].copy_(tensor)
 
 
 def _counter(file: TensorFile, layout: Layout) -> tuple[str, int | None]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from extract import clip_weights
 from extract.backbone import Backbone
-from fsar_cache.errors import UsageError
+from fsar_cache.errors import IntegrityError, UsageError
 from pipeline.model import Model
 
 MARKS = {
@@ -76,3 +77,23 @@ def adapter_tensors(model: Model, backbone: Backbone, cut: str) -> dict[str, Ten
         if 0 <= at < len(stages) and place in (inside := cast(nn.ModuleDict, stages[at].adapters)):
             made |= {f"{slot}.{name}": tensor for name, tensor in inside[place].state_dict().items()}
     return made
+
+
+def fill_adapters(model: Model, backbone: Backbone, cut: str, given: Mapping[str, Tensor], where: str) -> None:
+    """Copy these tensors into the model's adapters; IntegrityError naming those that are missing, unknown or of another shape."""
+    own = adapter_tensors(model, backbone, cut)
+    wrong = [f"missing {name}" for name in own if name not in given]
+    wrong += [f"unknown {name}" for name in given if name not in own]
+    wrong += [
+        f"{name} is {list(given[name].shape)}, the adapter has {list(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise IntegrityError(
+            f"{where} does not fit the adapters of {type(model.head).__name__}: {'; '.join(wrong[:5])}",
+            hint="set the head's adapters (head_config) as the checkpoint has them",
+        )
+    with torch.no_grad():
+        for name, tensor in given.items():
+            own[name].copy_(tensor)

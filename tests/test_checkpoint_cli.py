@@ -255,13 +255,108 @@ def test_other_methods_and_damaged_files_are_refused(here: Path, fsar: Fsar) -> 
         assert (code, "backbone alone" in err) == (4, True), err
     written(here / "gslta.pt", CASES["gslta"])
     code, err = imported(fsar, here / "gslta.pt", CASES["otam"])
-    assert (code, "does not fit" in err) == (4, True), err
+    assert (code, "looks like a checkpoint of gslta, not of otam" in err) == (2, True), err
     for part in (b"", whole[:100], whole[: len(whole) // 2], whole[:-30], b"not a checkpoint"):
         (here / "torn.pt").write_bytes(part)
         code, err = imported(fsar, here / "torn.pt", CASES["otam"])
         assert (code, "torn.pt" in err) == (4, True), err
     assert imported(fsar, here / "none.pt", CASES["otam"])[0] == 3
     assert fsar("checkpoint", "import", here / "theirs.pt", "--run", "theirs")[0] == 2
+    assert nothing_made(here)
+
+
+@pytest.mark.parametrize("theirs", ["trx", "trx, the library", "tmal, 24x384 in two blocks", "clip_fsar, ViT"])
+def test_another_methods_file_is_named_before_anything_else(here: Path, fsar: Fsar, theirs: str) -> None:
+    written(here / "theirs.pt", CASES[theirs])
+    whose = CASES[theirs].method
+    for method in {"gslta", "otam", "clip_fsar"} - {whose}:
+        code, _, err = fsar("checkpoint", "import", "--method", method, here / "theirs.pt", "--run", "theirs")
+        assert code == 2, err
+        assert f"looks like a checkpoint of {whose}, not of {method}" in err
+        assert f"--method {whose}" in err
+    code, _, err = fsar("checkpoint", "import", "--recipe", "otam", here / "theirs.pt", "--run", "theirs")
+    assert (code, "normalises" in err) == (2, False), "whose it is comes first"
+    assert nothing_made(here)
+
+
+def test_a_run_folder_that_cannot_be_made_is_an_error(here: Path, fsar: Fsar) -> None:
+    written(here / "theirs.pt", CASES["otam"])
+    (here / "file").write_text("mine")
+    for folder in ("/proc/x", here / "file" / "x"):
+        code, _, err = fsar("checkpoint", "import", "--method", "otam", here / "theirs.pt", "--run", folder)
+        assert (code, "can't be made" in err, "--run NAME" in err) == (2, True, True), err
+    code, err = imported(fsar, here / "theirs.pt", CASES["otam"])
+    assert (code, "8 frames of 32 pixels, not normalised" in err) == (0, True), err
+    code, _, err = fsar("checkpoint", "export", "theirs", "/proc/x/back.pt")
+    assert (code, "can't be written" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("file", ["mine.pt", "mine.safetensors"])
+def test_a_run_trained_here_comes_back_as_it_was(
+    tmp_path: Path, fsar: Fsar, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Frame size, head settings, normalisation and its deviations: the same answers, though only the method is named."""
+    monkeypatch.setenv("FSAR_RUNS", str(tmp_path / "runs"))
+    small_backbones(monkeypatch)
+    world = make_world(tmp_path / "world")
+    recipe = world.recipe("train.iterations=2", "features.normalise=centre-source-std")
+    train(recipe, tmp_path / "runs" / "mine", world.places)
+    wanted = evaluate_run(tmp_path / "runs" / "mine", world.places)
+    code, _, err = fsar("checkpoint", "export", "mine", tmp_path / file)
+    assert (code, "normalisation go along" in err) == (0, True), err
+    assert str(world.folder) not in (tmp_path / file).read_bytes().decode("latin-1"), "no places of this machine"
+    domains = [f"target.dataset={recipe.target.dataset}", "eval.episodes=50", "eval.way=3", "eval.shot=2"]
+    words = ("checkpoint", "import", tmp_path / file, *(word for text in domains for word in ("--set", text)))
+    code, _, err = fsar(*words, "--method", "gslta", "--run", "theirs")
+    assert code == 0, err
+    config = read_config(tmp_path / "runs" / "theirs")
+    for kept in ("size", "frames", "cut", "normalise"):
+        assert getattr(config.features, kept) == getattr(recipe.features, kept)
+    assert evaluate_run(tmp_path / "runs" / "theirs", world.places).correct == wanted.correct
+
+    toml = str(world.folder / "gslta-pooled.toml")
+    centred = ("--set", "features.normalise=centre-source-std")
+    code, _, err = fsar(*words, "--recipe", toml, *centred, "--run", "named", "--set", "features.frames=4")
+    assert code == 0, err
+    assert "features.frames is 4; the file was trained with 8" in err
+    held = [
+        load_file(tmp_path / "runs" / run / "checkpoints" / "last.safetensors")["model.normaliser.scale"]
+        for run in ("mine", "theirs", "named")
+    ]
+    assert torch.equal(held[0], held[1])
+    assert torch.equal(held[0], held[2])
+    code, _, err = fsar(*words, "--method", "otam", "--run", "other")
+    assert (code, "--method gslta" in err) == (2, True), err
+
+    assert fsar("checkpoint", "export", "theirs", tmp_path / "again.pt")[0] == 0
+    one, again = (read_tensor_file(tmp_path / name) for name in (file, "again.pt"))
+    assert again.other["fsar_cache"] == one.other["fsar_cache"]
+    assert same(dict(one.tensors), dict(again.tensors))
+
+
+def spoilt_deviations(entry: dict[str, object]) -> None:
+    entry["deviations"] = {"features": [1.0, -2.0]}
+
+
+FOREIGN: dict[str, Callable[[dict[str, object]], object]] = {
+    "deviations of another width": spoilt_deviations,
+    "an unknown setting": lambda entry: entry.update(features={"colour": "blue"}),
+    "no features": lambda entry: entry.pop("features"),
+}
+
+
+@pytest.mark.parametrize("entry", [*FOREIGN, "no text", "no table", "no JSON"])
+def test_an_entry_that_says_nothing_sensible_is_refused(here: Path, fsar: Fsar, entry: str) -> None:
+    values: dict[str, object] = {
+        **{"name": "mine", "head": "otam", "follows": "ours", "head_config": {}, "deviations": {}},
+        "features": {"size": 32, "normalise": "centre-source-std"},
+    }
+    if entry in FOREIGN:
+        FOREIGN[entry](values)
+    text = {"no text": 5, "no table": "[]", "no JSON": "{"}.get(entry, json.dumps(values))
+    torch.save({"fsar_cache": text, "model_state_dict": CASES["otam"].tensors()}, here / "theirs.pt")
+    code, err = imported(fsar, here / "theirs.pt", CASES["otam"])
+    assert (code, "theirs.pt" in err) == (4, True), err
     assert nothing_made(here)
 
 
@@ -319,7 +414,7 @@ def test_a_run_trained_here_is_written_in_the_published_layout(
     code, out, err = fsar("checkpoint", "export", "mine", tmp_path / "mine.pt", "--json")
     assert code == 0, err
     whole = torch.load(tmp_path / "mine.pt", weights_only=True)
-    assert whole.keys() == {"iteration", "model_state_dict"}
+    assert whole.keys() == {"iteration", "model_state_dict", "fsar_cache"}
     assert whole["iteration"] == 2
     made, theirs = whole["model_state_dict"], CASES["gslta"].tensors()
     assert json.loads(out)["absent"] == list(build_head(recipe, 4).published_layout().unused)  # type: ignore[operator]
