@@ -61,7 +61,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("clip_mdmf", {"dist_condition": (0, 1), "dist_direction": "up2down", "detach_teacher": True}),
     ("clip_mdmf", {"is_pps": False, "single_direct": True, "use_classification": False, "dist_direction": "down2up"}),
     ("tmal", {}),
-    ("tmal", {"fusion_order": "flow_then_text", "query_text": "all", "flow_pos": "sinusoid", "class_text_from": "fused"}),
+    (
+        "tmal",
+        {"fusion_order": "flow_then_text", "query_text": "all", "flow_pos": "sinusoid", "class_text_from": "fused"},
+    ),
     ("tmal", {"fusion_order": "parallel", "merge_before": False, "flow_kv": "self+ctx", "aux_flow_weight": 0.5}),
     ("tmal", {"fusion_order": "parallel", "query_text": "none", "fuse_before_merge": False, "eval_mode": "combine"}),
     ("tmal", {"fusion_order": "flow", "prototype_text": False, "transformer_depth": 2, "class_text_from": "fused"}),
