@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -75,11 +75,18 @@ def train(
     is refused before stores are looked for, and nothing is written before all of it is known to fit.
     """
     stop = stop or threading.Event()
-    with workshop(recipe, places) as shop, stop_signals(stop):
+    with ExitStack() as held:
+        there = folder.is_dir()
+        if there:  # a run that somebody is training is refused at once
+            held.enter_context(exclusive(folder / ".lock", "run"))
+        shop = held.enter_context(workshop(recipe, places))
+        held.enter_context(stop_signals(stop))
         target = device_of(device)
         run = Run(shop, folder, target)
-        folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder / ".lock", "run"), repeatable(target):
+        if not there:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(exclusive(folder / ".lock", "run"))
+        with repeatable(target):
             return run.go(stop, report)
 
 
