@@ -130,6 +130,8 @@ class Head(nn.Module):
     """How a backbone in training mode sees an episode: all clips at once, or support, query and unlabelled one after the other."""
     role_matters: ClassVar[bool] = True
     """Whether `encode` uses the role; False lets evaluation encode each clip once for both roles."""
+    any_shot: ClassVar[bool] = True
+    """Whether what was trained at some number of shots can be evaluated at any other."""
     without_adapters: ClassVar[str | None] = None
     """The setting with which the head puts nothing into the backbone ("head_config.adapter=none"); None for a head that has no adapters."""
 

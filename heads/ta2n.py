@@ -77,6 +77,7 @@ class Ta2n(Head):
     """TA2N over stored maps: per clip all that a clip allows, per pair only attention, offsets and windows."""
 
     Config = Ta2nConfig
+    any_shot = False
     bn_passes = "separate"
     role_matters = False
     config: Ta2nConfig

@@ -80,7 +80,7 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Decode videos, run the frozen part of the backbone, and store the features; resumes by itself."""
-    from pipeline import choose, stages
+    from pipeline import choose
 
     given = {
         "backbone": backbone,
@@ -104,20 +104,30 @@ def extract(
     made: list[Any] = []
     try:
         for each, features in kinds:
-            # a class list takes seconds: where it goes with other kinds, every part of the work makes all of it
-            whole = {"part": (1, 1)} if each == "text" and kind is None else {}
-            if each == "text" and kind is None and dry_run:
-                stages.say_texts(dataset, features, {**how, "kind": each, **whole})
-            else:
-                made += stages.extract(
-                    dataset, features, {**how, "kind": each, **whole}, dry_run=dry_run, retry_failed=retry_failed
-                )
+            made += _make(
+                dataset, each, features, how, alone=kind is not None, dry_run=dry_run, retry_failed=retry_failed
+            )
     except FailedVideosError as error:
         if as_json:
             print_json([*made, *error.made])
         raise
     if as_json:
         print_json(made)
+
+
+def _make(
+    dataset: str, kind: str, features: Any, how: dict[str, Any], *, alone: bool, dry_run: bool, retry_failed: bool
+) -> list[Any]:
+    """Make (or plan) one kind. alone: it was asked for by name, and doesn't go with the others that a head needs."""
+    from pipeline import stages
+
+    how = {**how, "kind": kind}
+    if kind == "text" and not alone:
+        how["part"] = (1, 1)  # a class list takes seconds: every part of the work makes all of it
+        if dry_run:
+            stages.say_texts(dataset, features, how)
+            return []
+    return list(stages.extract(dataset, features, how, dry_run=dry_run, retry_failed=retry_failed))
 
 
 WITHOUT = {

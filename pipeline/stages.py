@@ -299,16 +299,17 @@ def _example(folder: Path, found: Evaluation) -> dict[str, Any]:
 
 def say_next(folder: Path, found: Evaluation) -> None:
     """What to try after a run whose evaluation was `found`."""
+    from heads.base import HEADS
+
     recipe = load_recipe(str(folder / choose.RECIPE))
     evaluate = choose.command("eval", None, None, choose.run_word(folder), ())
     extract = choose.command("extract", choose.run_recipe(folder), None, None, ())
     few = found.identity["protocol"]["shot"] > 1
     trained = evaluating.is_trained(folder)
     far = f"{SYNTH}far" if found.identity["dataset"] != f"{SYNTH}far" else f"{SYNTH}target"
-    tries = {
-        "see the report": f"open {folder / 'report.html'} in a browser",
-        "fewer shots" if few else "more shots": f"{evaluate} --shot {1 if few else 5}",
-    }
+    tries = {"see the report": f"open {folder / 'report.html'} in a browser"}
+    if not trained or HEADS.get(recipe.head).any_shot:
+        tries["fewer shots" if few else "more shots"] = f"{evaluate} --shot {1 if few else 5}"
     if recipe.features.store is None and recipe.features.cut != "video":
         tries["another target domain"] = f"{extract} {far} && {evaluate} --target {far}"
     word = "without" if trained else "with"

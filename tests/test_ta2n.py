@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,7 @@ GOLDEN = ROOT / "tests" / "golden" / "ta2n"
 CHANNELS, WIDTH, FRAMES, SIDE = 6, 4, 5, 5
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Sizes here are small: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # sizes here are small: threads would only wait for each other
 
 
 def head_of(**config: Any) -> Ta2n:

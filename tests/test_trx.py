@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -33,13 +32,7 @@ from heads.trx import TupleEncoder, attend, position_code, shots_by_class
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
 
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    """Sizes here are small: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # sizes here are small: threads would only wait for each other
 
 
 def trx(**config: Any) -> Trx:
