@@ -139,11 +139,11 @@ def extract_text(split: Split, config: ExtractConfig, folder: Path, *, stop: thr
     spec, rows = text_spec(tower, config.prompt), class_rows(split, config)
     for row in rows:
         tower.tokens(prompt_for(config.prompt, row.id))
-    path = store_path(folder, split.name, spec)
+    path = store_path(folder, split.home, spec)
     if not config.force:
         require_space(path, len(rows) * spec.row_bytes)
     with create(
-        path, spec, rows, dataset=split.name, backend=config.backend, block_rows=config.block_rows or None
+        path, spec, rows, dataset=split.home, backend=config.backend, block_rows=config.block_rows or None
     ) as store:
         there = int(store.ok[store.rows_of([row.id for row in rows])].sum())
         made = _fill(store, tower, config, stop or threading.Event())

@@ -109,7 +109,7 @@ def import_flow(
             hint="one folder per clip, named by its id or by its video's path without extension",
         )
     rows = [Row(video.id, video.label, part) for part, video in clips]
-    with create(store_path(folder, split.name, spec), spec, rows, dataset=split.name, backend=backend) as store:
+    with create(store_path(folder, split.home, spec), spec, rows, dataset=split.home, backend=backend) as store:
         _write(store, places, settings)
         known = {video.id for _, video in clips}
         failed = [(row["id"], row["reason"]) for row in store.failures() if row["id"] in known]

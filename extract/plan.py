@@ -41,7 +41,7 @@ def plan(split: Split, config: ExtractConfig, folder: Path, *, tries: int = 0, r
     """Look what `extract` with the same arguments would do; nothing is written. `tries` clips are decoded and run through the backbone."""
     product = product_of(config, split)
     spec = product.spec
-    path = store_path(folder, split.name, spec, config.part)
+    path = store_path(folder, split.home, spec, config.part)
     rows = rows_of(split, config)
     rows = _of_part(path, rows, config, spec) if config.part != (1, 1) else rows
     todo = _todo(path, rows, retry_failed)

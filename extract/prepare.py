@@ -100,7 +100,7 @@ def prepare(
 
     def made(planned: list[Row]) -> FeatureStore:
         return create(
-            path, spec, planned, dataset=split.name, backend=config.backend, block_rows=config.block_rows or None
+            path, spec, planned, dataset=split.home, backend=config.backend, block_rows=config.block_rows or None
         )
 
     again: list[int] = []

@@ -83,7 +83,7 @@ def extract(
     """
     require_durable(config.backend)
     product, device = product_of(config, split), device_for(config)
-    path = store_path(folder, split.name, product.spec, config.part)
+    path = store_path(folder, split.home, product.spec, config.part)
     with prepare(split, config, product.spec, path, retry_failed=retry_failed) as store:
         rows = rows_of(split, config)
         mine = [b for b in store.blocks_of(rows) if b % config.part[1] == config.part[0] - 1]

@@ -1,4 +1,4 @@
-"""Where things are: the three folders that environment variables may move, and nothing else."""
+"""Where things are: the four folders that environment variables may move, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def stores() -> Path:
 def runs() -> Path:
     """The folder of training and evaluation runs: $FSAR_RUNS, else ./runs."""
     return Path(os.environ.get("FSAR_RUNS") or "runs")
+
+
+def lists() -> Path:
+    """The folder of imported split lists: $FSAR_LISTS, else ./lists."""
+    return Path(os.environ.get("FSAR_LISTS") or "lists")

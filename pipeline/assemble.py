@@ -88,7 +88,7 @@ class Workshop:
 
     def _named_store(self, dataset: str) -> Path:
         """The store that the recipe names, of one dataset."""
-        return self._places.stores / open_split(dataset).name / str(self.recipe.features.store)
+        return self._places.stores / open_split(dataset).home / str(self.recipe.features.store)
 
     def open(self, domain: Domain, part: str, *, training: bool = False) -> Opened:
         """The source of one partition; for training with the stored views that the recipe asks for.
@@ -122,7 +122,7 @@ class Workshop:
             return StoreSource(
                 store, part, extract="fsar-cache store import-features --help", views=views, beside=beside
             )
-        path = store_path(self._places.stores, split.name, self.spec)
+        path = store_path(self._places.stores, split.home, self.spec)
         extract = extract_command(dataset, features)
         self._require_store(path, dataset, extract)
         store = open_store(path)

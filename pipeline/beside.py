@@ -143,12 +143,12 @@ class Companions:
     def _store(self, split: Split, dataset: str, kind: str, named: str | None) -> FeatureStore:
         """The store of `kind` of one dataset: the one named by the recipe, or the one that its settings make."""
         if named is not None:
-            store = open_store(self._stores / split.name / named)
+            store = open_store(self._stores / split.home / named)
             self._opened.setdefault(kind, store.spec).require_same(
                 store.spec, f"the {kind} opened first", f"that of {dataset}"
             )
             return store
-        path = store_path(self._stores, split.name, self._spec(kind))
+        path = store_path(self._stores, split.home, self._spec(kind))
         if path not in stores_under(path.parent):
             raise MissingError(
                 f"the head needs {kind} of {dataset}, and it is not extracted: no store {path}",

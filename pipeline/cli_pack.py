@@ -195,10 +195,10 @@ def _import_features(source: Path, split: Split, name: str, about: str, given: d
     rows = [Row(video.id, video.label, part.name) for part in split.parts.values() for video in part.videos]
 
     def place(spec: FeatureSpec) -> Path:
-        return store_path(places.stores(), split.name, spec)
+        return store_path(places.stores(), split.home, spec)
 
     with display("import", "blocks") as show:
-        given |= {"dataset": split.name, "name": name, "about": about, "report": lambda done, of: show(done, of, "")}
+        given |= {"dataset": split.home, "name": name, "about": about, "report": lambda done, of: show(done, of, "")}
         came = bring(source, rows, place, **given)
     told = {"path": str(came.path), "ok": came.ok, "failed": came.failed, "strange": came.strange}
     return told | {"waiting": came.waiting}

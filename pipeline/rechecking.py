@@ -49,9 +49,9 @@ def _split(store: FeatureStore, dataset: str | None) -> Split:
             f"the dataset {store.dataset} of {store.path} is needed to make its rows again, and its name alone doesn't say where it is",
             hint=hint,
         ) from error
-    if split.name != store.dataset:
+    if split.home != store.dataset:
         raise UsageError(
-            f"{store.path} holds the dataset {store.dataset!r}, {dataset} is called {split.name!r}", hint=hint
+            f"{store.path} holds the dataset {store.dataset!r}, {dataset} is called {split.home!r}", hint=hint
         )
     return split
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.loop import repeatable
 from pipeline.model import Model
 from pipeline.recipe import Recipe
 from pipeline.results import Evaluation, file_name, write_evaluation
+from splits.datasets import open_split
 
 
 def checkpoint_of(folder: Path, name: str | None = None) -> Path:
@@ -58,7 +60,7 @@ def evaluate_run(
         model = shop.model(classes=1)
         unpack_model(found, model, str(path))
         identity = found.facts["identity"]
-        _require_trained_features(shop.spec, identity["source"], places)
+        _require_trained_features(shop.spec, identity["source"], recipe.source.dataset, places)
         chosen = {"name": path.stem, "iteration": found.facts["iteration"], "sha256": found.facts["sha256"]}
         said = {"checkpoint": chosen, "trained_on": identity}
         return _evaluate(
@@ -66,13 +68,13 @@ def evaluate_run(
         )
 
 
-def _require_trained_features(now: FeatureSpec, source: dict[str, Any], places: Places) -> None:
+def _require_trained_features(now: FeatureSpec, source: dict[str, Any], dataset: str, places: Places) -> None:
     """Refuse features of another fingerprint than the run's training source had, field by field where its store is still there."""
     then = source["features"]
     if now.fingerprint == then:
         return
-    if "dataset" in source:
-        for path in stores_under(store_path(places.stores, source["dataset"], now).parent):
+    with suppress(MissingError, UsageError):  # where the source is gone, what it was stays unsaid
+        for path in stores_under(store_path(places.stores, open_split(dataset).home, now).parent):
             with open_store(path) as store:
                 if store.spec.fingerprint == then:
                     now.require_same(store.spec, "the evaluation", f"the training ({path})")

@@ -22,13 +22,17 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One labelled clip: a file, or the span [start, end) in seconds of one. `path` is relative to the split's root."""
+    """One labelled clip: a file, or the span [start, end) in seconds of one. `path` is relative to the split's root.
+
+    source: the recording it was cut from, where the dataset tells: clips of one recording share it, also across datasets ("" unknown).
+    """
 
     id: str
     label: str
     path: str
     start: float | None = None
     end: float | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Part:
 class Split:
     """A dataset cut into partitions ("train", "val", "test", or "all"); ids are unique over all of them.
 
-    flips: whether a mirrored clip keeps its class, as the dataset says; False where nobody knows.
+    flips: whether a mirrored clip keeps its class, as the dataset says; False where nobody knows. dataset: the dataset whose clips these
+    are, where several splits cut up the same one and share what is extracted of it ("": this split is a dataset of its own).
     """
 
     name: str
@@ -63,6 +68,7 @@ class Split:
     parts: Mapping[str, Part]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     flips: bool = False
+    dataset: str = ""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -81,6 +87,11 @@ class Split:
         return digest(
             {n: [p.classes, [(v.id, v.label, v.start, v.end) for v in p.videos]] for n, p in self.parts.items()}, 16
         )
+
+    @property
+    def home(self) -> str:
+        """The name under which its clips are stored: the dataset's, else its own."""
+        return self.dataset or self.name
 
     def part(self, name: str) -> Part:
         """The partition called `name`; UsageError with the nearest name where there is none."""

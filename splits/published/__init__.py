@@ -1,0 +1,1 @@
+"""Published splits: what is known of each, the grammars of their lists, importing them, and those that class names determine."""
