@@ -7,6 +7,7 @@ stamps can't be trusted to find frame i without decoding everything before it.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -110,13 +111,17 @@ def open_video(path: Path) -> tuple[InputContainer, av.VideoStream]:
     return container, stream
 
 
-def file_size(path: Path) -> int:
+def file_size(path: Path | str) -> int:
     """Bytes of a video file, or of all images of a folder of frames, on disk or in a zip; -1 where there is none, or it can't be read."""
     try:
-        if is_folder(path):
-            found = images(path)
+        if ".zip" not in os.fspath(path).lower():  # asked for every clip: most are plain files, which one look tells
+            seen = os.stat(path)
+            if not stat.S_ISDIR(seen.st_mode):
+                return seen.st_size
+        if is_folder(Path(path)):
+            found = images(Path(path))
             return sum(found.values()) if found else -1
-        return path.stat().st_size
+        return os.stat(path).st_size
     except OSError:
         return -1
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +34,32 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """One warning line on stderr."""
     err().print(f"warning: {text}", style="yellow", markup=False)
+
+
+_WARNED: set[str] = set()
+_SILENT: list[bool] = []
+
+
+def warn_once(text: str) -> None:
+    """A warning that is not repeated by the same command."""
+    if text not in _WARNED and not _SILENT:
+        _WARNED.add(text)
+        warn(text)
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Nothing is warned of once within the block: for a command whose result says the same."""
+    _SILENT.append(True)
+    try:
+        yield
+    finally:
+        _SILENT.pop()
+
+
+def forget_warnings() -> None:
+    """A new command begins: whatever was warned of may be warned of again."""
+    _WARNED.clear()
 
 
 def progress(unit: str) -> Progress:

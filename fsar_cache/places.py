@@ -6,9 +6,23 @@ import os
 from pathlib import Path
 
 
+_told: list[Path] = []
+"""The folder of datasets that this command was told, if any."""
+
+
+def use_videos(folder: Path | None) -> None:
+    """Take this folder of datasets from now on, before $FSAR_VIDEOS; None: no longer."""
+    _told[:] = [] if folder is None else [folder]
+
+
+def videos_words() -> list[str]:
+    """The option that tells another command of the folder that this one was told; [] where it was told none."""
+    return ["--videos", str(_told[0])] if _told else []
+
+
 def videos() -> Path:
-    """The folder of datasets: $FSAR_VIDEOS, else ./videos."""
-    return Path(os.environ.get("FSAR_VIDEOS") or "videos")
+    """The folder of datasets: the one that the command was told, else $FSAR_VIDEOS, else ./videos."""
+    return _told[0] if _told else Path(os.environ.get("FSAR_VIDEOS") or "videos")
 
 
 def stores() -> Path:

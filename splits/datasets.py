@@ -1,4 +1,4 @@
-"""Datasets by name: `synth-source`, `folder:PATH`, `csv:PATH#ALIAS` and whatever plugs in become splits."""
+"""Datasets by name: `ssv2`, `kinetics100`, `synth-source`, `folder:PATH`, `csv:PATH#ALIAS` and whatever plugs in become splits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class Dataset:
         return self.load(name, root)
 
 
-DATASETS: Registry[Dataset] = Registry("dataset", ("splits.folder", "splits.csvfile", "splits.synth"))
+DATASETS: Registry[Dataset] = Registry(
+    "dataset", ("splits.folder", "splits.csvfile", "splits.synth", "splits.published.register")
+)
 
 
 def known_datasets() -> list[tuple[str, str]]:
@@ -55,14 +57,14 @@ def expand(name: str) -> list[str]:
 
 
 def open_split(name: str, videos: Path | None = None) -> Split:
-    """The split of the dataset `name`: a registered name, `folder:PATH` or `csv:PATH`, the latter two with `#ALIAS` if wanted.
+    """The split of the dataset `name`: a registered or imported name, `folder:PATH` or `csv:PATH`, these two with `#ALIAS` if wanted.
 
     videos: the folder of datasets, default `places.videos()`. UsageError for a name that means nothing, MissingError for data that
     isn't there. No video is opened; whether they exist is what `missing` tells.
     """
     require_known(name)
     kind, colon, rest = name.partition(":")
-    dataset = DATASETS.get(kind)
+    dataset = _dataset(kind)
     if not dataset.takes_path:
         root = Path(os.path.abspath(videos or places.videos()))
         if colon:
@@ -79,8 +81,25 @@ def require_known(name: str) -> None:
     if name in GROUPS:
         raise UsageError(f"{name!r} stands for several datasets", hint=f"name one of {', '.join(GROUPS[name])}")
     kind = name.partition(":")[0]
-    if kind not in DATASETS.names():
+    if kind not in DATASETS.names() and not _goes_by(kind):
         raise _unknown(name, kind)
+
+
+def _dataset(kind: str) -> Dataset:
+    """The registered dataset of this name, else the imported list, or published split by another name, that goes by it."""
+    if kind in DATASETS.names():
+        return DATASETS.get(kind)
+    from splits.published.make import open_published
+
+    return Dataset(open_published, "an imported list")
+
+
+def _goes_by(name: str) -> bool:
+    """Whether a name is that of an imported list, or another name of a published split."""
+    from splits.published.imported import imported_names
+    from splits.published.known import other_names
+
+    return name in other_names() or name in imported_names()
 
 
 def missing(split: Split) -> list[Video]:

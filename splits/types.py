@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsar_cache.canonical import digest
+from fsar_cache.canonical import digest_plain
 from fsar_cache.errors import UsageError, unknown
 
 Ints = NDArray[np.int64]
@@ -84,7 +84,7 @@ class Split:
     @cached_property
     def hash(self) -> str:
         """Content hash over classes, ids and labels of every partition; paths and provenance don't count."""
-        return digest(
+        return digest_plain(
             {n: [p.classes, [(v.id, v.label, v.start, v.end) for v in p.videos]] for n, p in self.parts.items()}, 16
         )
 

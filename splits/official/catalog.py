@@ -16,11 +16,11 @@ from fsar_cache.settings import build, read_toml
 class Official:
     """One dataset as its owners distribute it.
 
-    folders: names of its folder under the folder of videos, without regard to case. annotations: what an annotation is for -> names its
-    file (or folder) is known by; they lie in the dataset's folder, up to two folders down, or beside it. classes: in official order, the
-    position is the label number. videos: how many there are, in words. spans: whether a clip is a time span of a longer file. flips: whether
-    a mirrored clip keeps its class. default: the splits that the bare name stands for, the first that can be made. layout: what is expected
-    where; get: how to get it, step by step.
+    folders: names of its folder under the folder of videos, without regard to case. annotations: what an annotation is for -> names that
+    its file (or folder) is known by; it lies in the dataset's folder, some folders down, or beside it. classes: in official order, the
+    position is the label number. videos: how many there are, in words. spans: whether a clip is a time span of a longer file. flips:
+    whether a mirrored clip keeps its class. default: the splits that the bare name stands for, the first that can be made. layout: what
+    is expected where; get: how to get it, step by step.
     """
 
     name: str

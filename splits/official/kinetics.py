@@ -1,0 +1,118 @@
+"""Kinetics: CSV annotation, or the class folders of whoever has none; files with or without time range, flat or nested."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fsar_cache.errors import UsageError
+from splits.official.annotated import Annotated, counted, official_label, read_text, refuse, spelled
+from splits.official.names import NAMING, YOUTUBE
+from splits.types import Video
+
+if TYPE_CHECKING:
+    from splits.official.disk import OnDisk
+
+_ID = re.compile(YOUTUBE)
+_COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+key = NAMING["kinetics"].id_of
+
+
+def rank(path: str) -> int:
+    """Replacements of corrupted clips go before the files that they replace."""
+    return 0 if path.startswith("replacement/") or "/replacement_for_corrupted" in path else 1
+
+
+def clip(disk: OnDisk, entry: str, label: str) -> Video | None:
+    """The clip of the first 11 characters; where it isn't there the path is the entry's name in train/."""
+    found = key(entry)
+    return (found and disk.video(found, label, disk.paths.get(found), f"train/{entry}.mp4")) or None
+
+
+def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
+    """What finds the clip that a list's entry names, given entry and class."""
+    return partial(clip, disk)
+
+
+def annotated(disk: OnDisk, which: str | None) -> Annotated:
+    """The rows of train.csv and val.csv; without either the files that lie in a folder of their class."""
+    files = {part: disk.file(part) for part in ("train", "val")}
+    if not any(files.values()):
+        return _of_folders(disk)
+    clips: dict[str, Video] = {}
+    partitions: dict[str, str] = {}
+    twice: list[str] = []
+    unlabelled: list[str] = []
+    spelling: dict[str, str] = {}
+    for part, file in files.items():
+        for label, video, start, end in _rows(file) if file is not None else ():
+            if not label:
+                unlabelled.append(video)
+            elif video in clips:
+                twice.append(video)
+            else:
+                name = spelling.get(label) or spelling.setdefault(label, official_label(label, disk.labels))
+                path = disk.paths.get(video) or f"{part}/{video}_{start:06d}_{end:06d}.mp4"
+                clips[video] = Video(video, name, path, source=video)
+                partitions[video] = part
+    there = [file.name for file in files.values() if file is not None]
+    notes = counted("rows of the annotation repeat a clip and are not used", twice)
+    notes += counted("rows of the annotation have no label and are not used", unlabelled)
+    strange = {name for name in spelling.values() if name not in disk.official.classes}
+    notes += counted("classes are none of Kinetics-400", sorted(strange))
+    notes += tuple(
+        f"no {disk.official.annotations[part][0]}: partition {part} is missing"
+        for part, f in files.items()
+        if f is None
+    )
+    return Annotated(clips, partitions, " and ".join(there), notes)
+
+
+def _rows(file: Path) -> Iterator[tuple[str, str, int, int]]:
+    """Label, id, start and end of each row; UsageError for a header without the columns, or naming every bad line."""
+    reader = csv.reader(io.StringIO(read_text(file), newline=""))
+    header = [name.strip().lower() for name in next(reader, [])]
+    lacking = [name for name in _COLUMNS if name not in header]
+    if lacking:
+        raise UsageError(
+            f"{file}: no column {', '.join(lacking)} in the first line", hint=f"wanted: {','.join(_COLUMNS)},split"
+        )
+    at = [header.index(name) for name in _COLUMNS]
+    bad: list[tuple[int, str]] = []
+    for cells in reader:
+        if not any(cells):
+            continue
+        try:
+            label, video, start, end = [cells[i].strip() for i in at]
+            if not _ID.fullmatch(video):
+                raise ValueError
+            made = label, video, int(float(start)), int(float(end))
+        except (ValueError, IndexError, OverflowError):
+            bad.append((reader.line_num, f"no label, YouTube id, start and end: {','.join(cells)[:100]!r}"))
+            continue
+        yield made
+    refuse(file, bad)
+
+
+def _of_folders(disk: OnDisk) -> Annotated:
+    """Clips by the class folder they lie in, partitions by the folder at the top (train, train_256, val, ...)."""
+    clips: dict[str, Video] = {}
+    partitions: dict[str, str] = {}
+    for video, path in disk.paths.items():
+        folders = path.split("/")[:-1]
+        label = next((disk.labels[spelled(f)] for f in reversed(folders) if spelled(f) in disk.labels), None)
+        if label is None:
+            continue
+        clips[video] = disk.video(video, label, path, path)
+        partitions[video] = next((part for part in ("train", "val", "test") if folders[0].startswith(part)), "train")
+    if not clips:
+        disk.require_file("train", "val")
+    lost = [path for video, path in disk.paths.items() if video not in clips]
+    return Annotated(
+        clips, partitions, "class folders", counted("files lie in no class folder and have no label", lost)
+    )

@@ -1,0 +1,100 @@
+"""RareAct: a table of time spans in full videos; spans are cut while they are decoded, clips that are cut already do as well.
+
+A clip's id is the number of its row. Of one class and span that stands in several rows, lists without row numbers mean the first.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, NamedTuple
+
+from splits.official.annotated import Annotated, counted, read_text, refuse
+from splits.official.names import NAMING, YOUTUBE, segment
+from splits.types import Video
+
+if TYPE_CHECKING:
+    from splits.official.disk import OnDisk
+
+_ID = re.compile(YOUTUBE)
+_COLUMNS = ("id", "video_id", "start", "end", "class_id", "verb", "noun", "annotation")
+
+
+class Segment(NamedTuple):
+    """One row of the table."""
+
+    row: str
+    video: str
+    start: int
+    end: int
+    label: str
+    annotation: int
+
+
+def key(name: str) -> str | None:
+    """What a file's name is found by: a full video's YouTube id, a row, or <video id>_<start>_<end>."""
+    return name if _ID.fullmatch(name) else NAMING["rareact"].id_of(name)
+
+
+def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
+    """What finds the clip of a row's number, or of a class and span: the first such row; None for what is no row of the table."""
+    clips = disk.annotation().clips
+    spans: dict[tuple[str, str], Video] = {}
+    for one in _table(disk):
+        spans.setdefault((one.label, f"{one.video}_{one.start}_{one.end}"), clips[one.row])
+
+    def clip(entry: str, label: str) -> Video | None:
+        if segment(entry) is None:
+            return clips.get(NAMING["rareact"].id_of(entry) or "")
+        return spans.get((label, entry))
+
+    return clip
+
+
+def annotated(disk: OnDisk, which: str | None) -> Annotated:
+    """Every row of the table, whatever its annotation says; `positive` are the rows that show their class."""
+    rows = _table(disk)
+    clips = {one.row: _video(disk, one) for one in rows}
+    positive = frozenset(one.row for one in rows if one.annotation == 1)
+    cut = [c for c, v in clips.items() if v.start is None]
+    notes = counted("clips are cut already, without their full video", cut)
+    return Annotated(clips, dict.fromkeys(clips, "all"), str(disk.require_file("table")[0].name), notes, positive)
+
+
+def _video(disk: OnDisk, one: Segment) -> Video:
+    """The span of the full video where that is there, else the clip that is cut already, else the span of what is expected."""
+    whole, parts = disk.paths.get(one.video), (one.row, f"{one.video}_{one.start}_{one.end}")
+    if whole is None:
+        for name in parts:
+            if name in disk.paths:
+                return Video(one.row, one.label, disk.paths[name], source=one.video)
+    return Video(one.row, one.label, whole or f"{one.video}.mp4", float(one.start), float(one.end), one.video)
+
+
+def _table(disk: OnDisk) -> list[Segment]:
+    """The rows of the table, with or without its header; UsageError naming every bad line."""
+    file = disk.require_file("table")[0]
+    reader = csv.reader(io.StringIO(read_text(file), newline=""))
+    made: list[Segment] = []
+    bad: list[tuple[int, str]] = []
+    seen: set[str] = set()
+    for cells in reader:
+        words = [cell.strip() for cell in cells]
+        if not any(words) or (reader.line_num == 1 and [w.lower() for w in words] == list(_COLUMNS)):
+            continue
+        try:
+            row, video, start, end, _, verb, noun, annotation = words
+            if not (_ID.fullmatch(video) and row.isdecimal() and verb and noun) or str(int(row)) in seen:
+                raise ValueError
+            one = Segment(str(int(row)), video, int(start), int(end), f"{verb} {noun}", int(annotation))
+            if not 0 <= one.start < one.end:
+                raise ValueError
+        except ValueError:
+            bad.append((reader.line_num, f"no new row of {','.join(_COLUMNS)}: {','.join(cells)[:100]!r}"))
+            continue
+        seen.add(one.row)
+        made.append(one)
+    refuse(file, bad)
+    return made

@@ -1,0 +1,70 @@
+"""Something-Something V2: JSON annotation whose templates are the classes, files named by number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from splits.official.annotated import Annotated, counted, read_records, refuse, spelled
+from splits.official.names import NAMING
+from splits.types import Video
+
+if TYPE_CHECKING:
+    from splits.official.disk import OnDisk
+
+key = NAMING["ssv2"].id_of
+
+
+def clip(disk: OnDisk, entry: str, label: str) -> Video | None:
+    """The clip of this number."""
+    found = key(entry)
+    return (
+        found and disk.video(found, label, disk.paths.get(found), f"20bn-something-something-v2/{found}.webm")
+    ) or None
+
+
+def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
+    """What finds the clip that a list's entry names, given entry and class."""
+    return partial(clip, disk)
+
+
+def annotated(disk: OnDisk, which: str | None) -> Annotated:
+    """The records of train.json and validation.json; a class is a template without its brackets."""
+    clips: dict[str, Video] = {}
+    partitions: dict[str, str] = {}
+    twice: list[str] = []
+    for part, file in zip(("train", "val"), disk.require_file("train", "val"), strict=True):
+        records = read_records(file)
+        named = [(_id(one), _label(one)) for one in records]
+        refuse(
+            file,
+            (
+                (i, f"no id and template: {records[i - 1]!r}"[:140])
+                for i, (c, t) in enumerate(named, 1)
+                if not (c and t)
+            ),
+            "record",
+        )
+        for name, template in named:
+            if name in clips:
+                twice.append(name)
+                continue
+            label = disk.labels.get(spelled(template), template)
+            made = clip(disk, name, label)
+            assert made is not None
+            clips[name], partitions[name] = made, part
+    notes = counted("records of the annotation repeat a clip and are not used", twice)
+    strange = sorted({video.label for video in clips.values()} - set(disk.official.classes))
+    return Annotated(
+        clips, partitions, "train.json and validation.json", notes + counted("templates are no official class", strange)
+    )
+
+
+def _id(record: dict[str, Any]) -> str:
+    return key(str(record.get("id", ""))) or ""
+
+
+def _label(record: dict[str, Any]) -> str:
+    template = record.get("template")
+    return template.replace("[", "").replace("]", "").strip() if isinstance(template, str) else ""

@@ -1,0 +1,216 @@
+"""From the name of a published or imported split to the split: from its list where that is imported, else by the rule that makes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fsar_cache.console import warn_once
+from fsar_cache.errors import MissingError, UsageError
+from splits.datasets import make_parts
+from splits.official.annotated import counted
+from splits.official.catalog import official, official_names
+from splits.official.disk import OnDisk, find
+from splits.published.imported import Imported, imported_path, read_imported
+from splits.published.known import Known, known, known_names
+from splits.types import Part, Split, Video
+
+Clips = list[tuple[str, Video]]
+"""(partition, clip)"""
+RULE = "all clips of the classes of each partition"
+RULES = {
+    "classes": RULE,
+    "official": "the owners' partitions",
+    "otam": "training classes from the owners' training clips, other classes from their validation clips",
+}
+"""What a rule does, in words."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A class of a partition that has not as many clips as published."""
+
+    part: str
+    label: str
+    clips: int
+    published: int
+
+
+_MADE: dict[tuple[str, Path], tuple[OnDisk, int, Split]] = {}
+
+
+def open_published(name: str, videos: Path) -> Split:
+    """The split called `name` over the dataset under the folder of videos; name: of a published split, an imported one, or a dataset's.
+
+    Its classes are sorted by name and its clips by class and id, whatever list or rule made it, so equal splits are equal. What was seen on
+    the way is warned of once. MissingError where a list must be imported, or the dataset isn't there.
+    """
+    name = settled(name, videos)
+    facts = known(name) if name in known_names() else None
+    key, stamp = (name, Path(os.path.abspath(videos))), _written(name) + _written((facts and facts.base) or "")
+    dataset = facts.dataset if facts is not None else _read(name).dataset
+    disk = find(dataset, videos)
+    held = _MADE.get(key)
+    if held is None or held[:2] != (disk, stamp):
+        held = _MADE[key] = (disk, stamp, _made(name, facts, disk, videos))
+    split = held[2]
+    for note in split.provenance["notes"]:
+        warn_once(f"{name}: {note}")
+    return split
+
+
+def settled(name: str, videos: Path) -> str:
+    """The split that a name means: of a dataset, the first of its default splits that can be made (the first, if none can)."""
+    if name in official_names():
+        defaults = official(name).default
+        name = next((each for each in defaults if can_be_made(each, videos)), defaults[0])
+    return name if _written(name) else known(name).name
+
+
+def can_be_made(name: str, videos: Path) -> bool:
+    """Whether a published split is imported, or what its rule reads is there."""
+    facts = known(name)
+    if _written(facts.name):
+        return True
+    if facts.base is not None and not can_be_made(facts.base, videos):
+        return False
+    disk = find(facts.dataset, videos)
+    try:
+        return facts.rule != "list" and disk.exists and bool(disk.annotation(facts.annotation).clips)
+    except (MissingError, UsageError):
+        return False
+
+
+def differences(facts: Known, parts: dict[str, Part]) -> list[Difference]:
+    """Where the clips of these partitions are not as many as published, class by class."""
+    made: list[Difference] = []
+    for name, part in parts.items():
+        published = facts.parts.get(name)
+        if published is None or not published.videos:
+            continue
+        there: dict[str, int] = dict.fromkeys(published.classes, 0)
+        for video in part.videos:
+            there[video.label] = there.get(video.label, 0) + 1
+        for label, count in zip(published.classes, published.videos, strict=True):
+            if there[label] != count:
+                made.append(Difference(name, label, there[label], count))
+    return made
+
+
+def by_rule(facts: Known, disk: OnDisk) -> dict[str, Part]:
+    """The partitions that the split's rule makes, whether its list is imported or not; MissingError where that reads something not there."""
+    return make_parts(_of_rule(facts, disk)[0])
+
+
+def _written(name: str) -> int:
+    """When the list of this name was imported, in nanoseconds; 0 where none was."""
+    try:
+        return os.stat(imported_path(name)).st_mtime_ns if name else 0
+    except FileNotFoundError:
+        return 0
+
+
+def _read(name: str) -> Imported:
+    listed = read_imported(name)
+    if listed is None:
+        raise MissingError(f"no list called {name!r} is imported", hint="fsar-cache split ls shows those that are")
+    return listed
+
+
+def _made(name: str, facts: Known | None, disk: OnDisk, videos: Path) -> Split:
+    how: dict[str, Any]
+    if facts is None or _written(name):
+        listed = _read(name)
+        clips, notes = _of_list(listed, disk)
+        how = {"made": "the imported list", "files": [f"{f.file} ({f.sha256[:12]})" for f in listed.files]}
+    elif facts.base is not None:
+        base = open_published(facts.base, videos)
+        positive = disk.annotation().positive
+        clips = [(p.name, v) for p in base.parts.values() for v in p.videos if v.id in positive]
+        notes, how = (), {"made": f"the clips of {facts.base} that show their class", "base": dict(base.provenance)}
+    else:
+        clips, notes, how = _of_rule(facts, disk)
+    if not clips:
+        raise _without_clips(name, disk)
+    parts = make_parts(sorted(clips, key=lambda clip: (clip[1].label, clip[1].id)))
+    notes = (*disk.notes, *notes, *compared(facts, parts))
+    provenance = {"kind": "published", "dataset": disk.official.name, **how, "notes": notes}
+    if facts is not None:
+        provenance |= {"origin": facts.origin}
+    return Split(name, disk.root, parts, provenance, disk.official.flips, disk.official.name)
+
+
+def _of_list(listed: Imported, disk: OnDisk) -> tuple[Clips, tuple[str, ...]]:
+    """The clips of an imported list; names that are none of the dataset are left out and counted."""
+    made: Clips = []
+    lost: list[str] = []
+    seen: dict[str, str] = {}
+    again: list[str] = []
+    for part, classes in listed.parts.items():
+        entries = [(entry, label) for label, names in classes.items() for entry in names]
+        for (entry, label), video in zip(entries, disk.clips(entries), strict=True):
+            if video is None:
+                lost.append(f"{label}/{entry}")
+            elif video.id in seen:
+                again.append(f"{entry} ({seen[video.id]} and {part})")
+            else:
+                seen[video.id] = part
+                made.append((part, video if video.label == label else replace(video, label=label)))
+    notes = counted(f"entries of the list are no clips of {disk.official.title} and are left out", lost)
+    return made, notes + counted("entries of the list are a clip that stands there already and are left out", again)
+
+
+def _of_rule(facts: Known, disk: OnDisk) -> tuple[Clips, tuple[str, ...], dict[str, Any]]:
+    """The clips that the split's rule makes of the owners' annotation."""
+    if facts.rule == "list":
+        raise MissingError(
+            f"the split {facts.name} is made of a list, and it is not imported: {facts.origin}",
+            hint=f"get it from {facts.where}, then: fsar-cache split import FILE_OR_FOLDER",
+        )
+    if not disk.exists:
+        raise disk.nothing_there()
+    found = disk.annotation(facts.annotation)
+    left = [each for each in facts.left_out if each in found.clips]
+    kept = [v for v in found.clips.values() if v.id not in facts.left_out and v.label not in facts.drop]
+    made = list(_by_rule(facts, kept, found.partitions))
+    notes = found.notes + ((f"inferred: {facts.guess}",) if facts.guess else ())
+    notes += tuple(f"{len(left)} clips are left out, as published: {', '.join(left)}" for _ in left[:1])
+    return made, notes, {"made": RULES[facts.rule], "annotation": found.source}
+
+
+def _by_rule(facts: Known, clips: Iterable[Video], owners: dict[str, str]) -> Iterable[tuple[str, Video]]:
+    part_of = {label: name for name, part in facts.parts.items() for label in part.classes}
+    for video in clips:
+        if facts.rule == "official":
+            part = owners[video.id]
+            if part in facts.parts:
+                yield part, video
+            continue
+        part = part_of.get(video.label, "")
+        validation = owners[video.id] == "val"
+        fits = facts.rule == "classes" or (validation == (part != "train") or facts.also_validation)
+        if part and fits:
+            yield part, video
+
+
+def compared(facts: Known | None, parts: dict[str, Part]) -> tuple[str, ...]:
+    """A note where there are fewer or more clips than published, or where a partition is missing."""
+    if facts is None:
+        return ()
+    absent = tuple(f"partition {part} is missing" for part in facts.parts if part not in parts)
+    off = differences(facts, parts)
+    if not off:
+        return absent
+    fewer, more = sum(max(0, d.published - d.clips) for d in off), sum(max(0, d.clips - d.published) for d in off)
+    counts = " and ".join(words for words in (f"{fewer} fewer" * bool(fewer), f"{more} more" * bool(more)) if words)
+    return (*absent, f"{counts} clips than published, in {len(off)} classes (fsar-cache split check {facts.name})")
+
+
+def _without_clips(name: str, disk: OnDisk) -> MissingError:
+    return MissingError(
+        f"the split {name} has no clip: none of its classes or names is among the clips of {disk.official.title} in {disk.root}",
+        hint=f"fsar-cache split show {name} says what it holds",
+    )
