@@ -10,30 +10,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
-from fsar_cache import places
-
-Status = Literal["ok", "note", "warning", "broken"]
+from pipeline.doctor_places import GB, Finding, Status, check_datasets, check_places
 
 REINSTALL_TORCH = (
     "pip uninstall -y torch torchvision && pip install torch torchvision   "
     "(the default wheels, built for CUDA, run on machines without a GPU too)"
 )
-GB = 1e9
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's report: what was looked at, how it is, what was seen, and how to mend it ("" where all is well)."""
-
-    name: str
-    status: Status
-    seen: str
-    mend: str = ""
 
 
 def version_of(distribution: str) -> str | None:
@@ -257,29 +242,6 @@ def check_machine() -> Iterator[Finding]:
     yield Finding("machine", "ok", text)
 
 
-def check_places() -> Iterator[Finding]:
-    """The three folders: where they are, whether they can be written, how much room there is."""
-    for variable, folder in (
-        ("FSAR_VIDEOS", places.videos()),
-        ("FSAR_STORES", places.stores()),
-        ("FSAR_RUNS", places.runs()),
-    ):
-        base = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-        free = shutil.disk_usage(base).free / GB
-        source = "set" if os.environ.get(variable) else "default"
-        seen = f"{folder.absolute()} ({source}{'' if folder.exists() else ', not there yet'}), {free:.1f} GB free"
-        if not base.is_dir() or not os.access(base, os.W_OK):
-            yield Finding(
-                variable, "broken", f"{seen}; {base} can't be written", f"export {variable}=<a folder of yours>"
-            )
-        elif free < 1:
-            yield Finding(
-                variable, "warning", seen, f"free some space, or export {variable}=<a folder on another disk>"
-            )
-        else:
-            yield Finding(variable, "ok", seen)
-
-
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_python,
     check_machine,
@@ -290,6 +252,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_decoders,
     check_faiss,
     check_places,
+    check_datasets,
 )
 
 

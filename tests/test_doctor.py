@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import cli, doctor
+from pipeline import cli, doctor, doctor_places
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,3 +183,24 @@ def test_only_what_is_broken_makes_it_fail(monkeypatch: pytest.MonkeyPatch, caps
         out = capsys.readouterr().out
         assert "[odd]" in out
         assert "mend: mend it" in out
+
+
+def test_datasets_that_are_there_are_named_and_the_others_are_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSAR_VIDEOS", str(tmp_path))
+    (tmp_path / "UCF-101").mkdir()
+    findings = {finding.name: finding for finding in doctor.check_datasets()}
+    assert findings["ucf101"].status == "ok"
+    assert str(tmp_path / "UCF-101") in findings["ucf101"].seen
+    assert findings["ssv2"].status == "note"
+    assert "split show ssv2" in findings["ssv2"].seen
+
+
+def test_datasets_need_only_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, name in (("FSAR_VIDEOS", "videos"), ("FSAR_STORES", "stores")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr(doctor_places.os, "access", lambda path, mode: not mode & os.W_OK)
+    findings = {f.name: f.status for f in doctor.check_places()}
+    assert (findings["FSAR_VIDEOS"], findings["FSAR_STORES"]) == ("ok", "broken")
