@@ -83,10 +83,14 @@ class Split:
 
     @cached_property
     def hash(self) -> str:
-        """Content hash over classes, ids and labels of every partition; paths and provenance don't count."""
-        return digest_plain(
-            {n: [p.classes, [(v.id, v.label, v.start, v.end) for v in p.videos]] for n, p in self.parts.items()}, 16
-        )
+        """Content hash over classes, ids, labels and spans of every partition; paths and provenance don't count.
+
+        Clips of a `dataset` have ids that mean the same span wherever they lie, so that a clip cut to a file of its own is the same clip.
+        """
+        told = {n: [p.classes, [(v.id, v.label, v.start, v.end) for v in p.videos]] for n, p in self.parts.items()}
+        if self.dataset:
+            told = {n: [p.classes, [(v.id, v.label) for v in p.videos]] for n, p in self.parts.items()}
+        return digest_plain(told, 16)
 
     @property
     def home(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,38 @@ def read_text(file: Path) -> str:
         ) from error
 
 
-def read_records(file: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON array; UsageError for anything else."""
+def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file with the numbers of their last lines, cells without blanks around them, blank rows left out.
+
+    UsageError for quotes that don't close where their line ends.
+    """
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+    while True:
+        before = reader.line_num
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            refuse(file, [(reader.line_num, f"{error}")])
+            return
+        if cells is None:
+            return
+        if reader.line_num > before + 1:
+            refuse(file, [(before + 1, f"a quote that doesn't close: {','.join(cells)[:100]!r}")])
+        if any(cells):
+            yield reader.line_num, [cell.strip() for cell in cells]
+
+
+def read_json_text(file: Path) -> Any:
+    """What a JSON file holds; UsageError where it is none."""
     try:
-        value = json.loads(read_text(file))
+        return json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is no JSON: {error}", hint="download it again") from error
+
+
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON array; UsageError for anything else."""
+    value = read_json_text(file)
     if not isinstance(value, list):
         raise UsageError(f"{file} holds no JSON array of records", hint="download it again")
     refuse(
@@ -69,13 +97,13 @@ def refuse(file: Path, bad: Iterable[tuple[int, str]], unit: str = "line") -> No
     raise UsageError(f"{file}: {count}{shown}{more}", hint="mend or remove them, or download the file again")
 
 
-def counted(what: str, names: Iterable[str], most: int = 3) -> tuple[str, ...]:
-    """One note that says how many and which first; nothing for none."""
+def counted(noun: str, what: str, names: Iterable[str], most: int = 3) -> tuple[str, ...]:
+    """One note that says how many of `noun` are `what`, and which first; nothing for none."""
     listed = list(names)
     if not listed:
         return ()
     more = ", ..." if len(listed) > most else ""
-    return (f"{len(listed)} {what}: {', '.join(listed[:most])}{more}",)
+    return (f"{len(listed)} {noun}{'s' * (len(listed) > 1)} {what}: {', '.join(listed[:most])}{more}",)
 
 
 def official_label(text: str, classes: dict[str, str]) -> str:

@@ -117,8 +117,8 @@ class OnDisk:
                 extra.append(path)
             elif paths.setdefault(clip, path) is not path:
                 again.append(f"{path} ({paths[clip]} is used)")
-        notes = counted("files are a second one of their clip and are not used", again)
-        return paths, len(extra), notes + counted("video files are no clips by their names and are not used", extra)
+        notes = counted("file", "beside another one of the same clip, not used", again)
+        return paths, len(extra), notes + counted("video file", "that no clip is named like, not used", extra)
 
 
 def stem(path: str) -> str:

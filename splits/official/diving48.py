@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsar_cache.errors import UsageError
-from splits.official.annotated import Annotated, counted, read_records, read_text, refuse
+from splits.official.annotated import Annotated, counted, read_json_text, read_records, refuse
 from splits.official.names import NAMING
 from splits.types import Video
 
@@ -40,8 +39,8 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
         other = _release(disk, "v2", classes).clips
         moved = [c for c, video in made.clips.items() if c in other and other[c].label != video.label]
         gone = [c for c in made.clips if c not in other]
-        notes = counted("clips have another label in V2, which is there too; V1 is used, as published", moved)
-        notes += counted("clips of V1 are not in V2", gone)
+        notes = counted("clip", "labelled otherwise in V2, which is there too; V1 is used, as published", moved)
+        notes += counted("clip", "of V1 absent from V2", gone)
         made = Annotated(made.clips, made.partitions, made.source, made.notes + notes)
     return made
 
@@ -58,7 +57,7 @@ def _release(disk: OnDisk, which: str, classes: tuple[str, ...]) -> Annotated:
                 twice.append(name)
             else:
                 clips[name], partitions[name] = made, part
-    notes = counted("records of the annotation repeat a clip and are not used", twice)
+    notes = counted("record", "of the annotation for a clip that has one already, not used", twice)
     return Annotated(clips, partitions, " and ".join(file.name for file in files), notes)
 
 
@@ -81,8 +80,8 @@ def _classes(disk: OnDisk) -> tuple[str, ...]:
     file = disk.file("vocabulary")
     if file is not None:
         try:
-            said = tuple("+".join(map(str, words)) for words in json.loads(read_text(file)))
-        except (ValueError, TypeError) as error:
+            said = tuple("+".join(map(str, words)) for words in read_json_text(file))
+        except TypeError as error:
             raise UsageError(f"{file} is no array of arrays of words", hint="download it again") from error
         if said != disk.official.classes:
             first = next(

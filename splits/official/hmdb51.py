@@ -100,12 +100,12 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
     cleaned = Cleaned(disk.paths, listed)
     clips = {n: disk.video(n, label, cleaned.path(n), f"{label}/{n}.avi") for n, (label, _) in listed.items()}
     used = {video.path for video in clips.values()}
-    notes = counted("lines of the owners' lists repeat a clip and are not used", twice)
+    notes = counted("line", "of the owners' lists for a clip that has one already, not used", twice)
     renamed = [n for n in sorted(listed) if n not in disk.paths and cleaned.path(n)]
-    notes += counted("clips were found under a cleaned name", renamed)
+    notes += counted("clip", "found under a cleaned name", renamed)
     unclear = [n for n in sorted(listed) if cleaned.is_unclear(n)]
-    notes += counted("clips share their cleaned name with another, so their files are not used", unclear)
-    notes += counted("files are not in the owners' lists and are not used", sorted(set(disk.paths.values()) - used))
+    notes += counted("clip", "sharing a cleaned name with another, so without a file", unclear)
+    notes += counted("file", "absent from the owners' lists, not used", sorted(set(disk.paths.values()) - used))
     return Annotated(clips, {n: part for n, (_, part) in listed.items()}, f"{folder.name}, split 1", notes)
 
 
@@ -145,5 +145,5 @@ def _of_files(disk: OnDisk) -> Annotated:
             clips[name] = disk.video(name, label, path, path)
     if not clips:
         raise disk.nothing_there()
-    notes = counted("files lie in no class folder and name no class, so they are not used", strange)
+    notes = counted("file", "in no class folder and naming no class, not used", strange)
     return Annotated(clips, dict.fromkeys(clips, "all"), "class folders", notes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsar_cache.errors import UsageError
-from splits.official.annotated import Annotated, counted, official_label, read_text, refuse, spelled
+from splits.official.annotated import Annotated, counted, official_label, read_rows, refuse, spelled
 from splits.official.names import NAMING, YOUTUBE
 from splits.types import Video
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
 
 _ID = re.compile(YOUTUBE)
 _COLUMNS = ("label", "youtube_id", "time_start", "time_end")
+_PARTITION = re.compile(r"(train|val|test)(?:ing|idate|idation)?(?:[_-]?\d+)?")
 key = NAMING["kinetics"].id_of
 
 
@@ -61,10 +60,10 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
                 clips[video] = Video(video, name, path, source=video)
                 partitions[video] = part
     there = [file.name for file in files.values() if file is not None]
-    notes = counted("rows of the annotation repeat a clip and are not used", twice)
-    notes += counted("rows of the annotation have no label and are not used", unlabelled)
+    notes = counted("row", "of the annotation for a clip that has one already, not used", twice)
+    notes += counted("row", "of the annotation without a label, not used", unlabelled)
     strange = {name for name in spelling.values() if name not in disk.official.classes}
-    notes += counted("classes are none of Kinetics-400", sorted(strange))
+    notes += counted("label", "unknown to Kinetics-400", sorted(strange))
     notes += tuple(
         f"no {disk.official.annotations[part][0]}: partition {part} is missing"
         for part, f in files.items()
@@ -75,8 +74,9 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
 
 def _rows(file: Path) -> Iterator[tuple[str, str, int, int]]:
     """Label, id, start and end of each row; UsageError for a header without the columns, or naming every bad line."""
-    reader = csv.reader(io.StringIO(read_text(file), newline=""))
-    header = [name.strip().lower() for name in next(reader, [])]
+    rows = read_rows(file)
+    _, first = next(rows, (0, []))
+    header = [name.lower() for name in first]
     lacking = [name for name in _COLUMNS if name not in header]
     if lacking:
         raise UsageError(
@@ -84,23 +84,21 @@ def _rows(file: Path) -> Iterator[tuple[str, str, int, int]]:
         )
     at = [header.index(name) for name in _COLUMNS]
     bad: list[tuple[int, str]] = []
-    for cells in reader:
-        if not any(cells):
-            continue
+    for number, cells in rows:
         try:
-            label, video, start, end = [cells[i].strip() for i in at]
+            label, video, start, end = [cells[i] for i in at]
             if not _ID.fullmatch(video):
                 raise ValueError
             made = label, video, int(float(start)), int(float(end))
         except (ValueError, IndexError, OverflowError):
-            bad.append((reader.line_num, f"no label, YouTube id, start and end: {','.join(cells)[:100]!r}"))
+            bad.append((number, f"no label, YouTube id, start and end: {','.join(cells)[:100]!r}"))
             continue
         yield made
     refuse(file, bad)
 
 
 def _of_folders(disk: OnDisk) -> Annotated:
-    """Clips by the class folder they lie in, partitions by the folder at the top (train, train_256, val, ...)."""
+    """Clips by the class folder they lie in, partitions by the folder called so (train, train_256, val, ...)."""
     clips: dict[str, Video] = {}
     partitions: dict[str, str] = {}
     for video, path in disk.paths.items():
@@ -109,10 +107,11 @@ def _of_folders(disk: OnDisk) -> Annotated:
         if label is None:
             continue
         clips[video] = disk.video(video, label, path, path)
-        partitions[video] = next((part for part in ("train", "val", "test") if folders[0].startswith(part)), "train")
+        named = [found[1] for folder in folders if (found := _PARTITION.fullmatch(folder.lower()))]
+        partitions[video] = named[0] if named else "train"
     if not clips:
         disk.require_file("train", "val")
     lost = [path for video, path in disk.paths.items() if video not in clips]
     return Annotated(
-        clips, partitions, "class folders", counted("files lie in no class folder and have no label", lost)
+        clips, partitions, "class folders", counted("file", "in no class folder, so without a label, not used", lost)
     )

@@ -5,13 +5,11 @@ A clip's id is the number of its row. Of one class and span that stands in sever
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
-from splits.official.annotated import Annotated, counted, read_text, refuse
+from splits.official.annotated import Annotated, counted, read_rows, refuse
 from splits.official.names import NAMING, YOUTUBE, segment
 from splits.types import Video
 
@@ -59,7 +57,7 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
     clips = {one.row: _video(disk, one) for one in rows}
     positive = frozenset(one.row for one in rows if one.annotation == 1)
     cut = [c for c, v in clips.items() if v.start is None]
-    notes = counted("clips are cut already, without their full video", cut)
+    notes = counted("clip", "cut already, without the full video", cut)
     return Annotated(clips, dict.fromkeys(clips, "all"), str(disk.require_file("table")[0].name), notes, positive)
 
 
@@ -76,25 +74,31 @@ def _video(disk: OnDisk, one: Segment) -> Video:
 def _table(disk: OnDisk) -> list[Segment]:
     """The rows of the table, with or without its header; UsageError naming every bad line."""
     file = disk.require_file("table")[0]
-    reader = csv.reader(io.StringIO(read_text(file), newline=""))
     made: list[Segment] = []
     bad: list[tuple[int, str]] = []
     seen: set[str] = set()
-    for cells in reader:
-        words = [cell.strip() for cell in cells]
-        if not any(words) or (reader.line_num == 1 and [w.lower() for w in words] == list(_COLUMNS)):
+    for number, words in read_rows(file):
+        if number == 1 and [word.lower() for word in words] == list(_COLUMNS):
             continue
         try:
-            row, video, start, end, _, verb, noun, annotation = words
-            if not (_ID.fullmatch(video) and row.isdecimal() and verb and noun) or str(int(row)) in seen:
-                raise ValueError
-            one = Segment(str(int(row)), video, int(start), int(end), f"{verb} {noun}", int(annotation))
-            if not 0 <= one.start < one.end:
+            one = _segment(words)
+            if one.row in seen:
                 raise ValueError
         except ValueError:
-            bad.append((reader.line_num, f"no new row of {','.join(_COLUMNS)}: {','.join(cells)[:100]!r}"))
+            bad.append((number, f"no new row of {','.join(_COLUMNS)}: {','.join(words)[:100]!r}"))
             continue
         seen.add(one.row)
         made.append(one)
     refuse(file, bad)
     return made
+
+
+def _segment(words: list[str]) -> Segment:
+    """One row; ValueError where it is none."""
+    row, video, start, end, _, verb, noun, annotation = words
+    one = Segment(str(int(row)), video, int(start), int(end), f"{verb} {noun}", int(annotation))
+    if not (_ID.fullmatch(video) and row.isdecimal() and verb and noun):
+        raise ValueError
+    if not (0 <= one.start < one.end and 0 <= one.annotation <= 4):
+        raise ValueError
+    return one

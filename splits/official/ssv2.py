@@ -54,10 +54,13 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
             made = clip(disk, name, label)
             assert made is not None
             clips[name], partitions[name] = made, part
-    notes = counted("records of the annotation repeat a clip and are not used", twice)
+    notes = counted("record", "of the annotation for a clip that has one already, not used", twice)
     strange = sorted({video.label for video in clips.values()} - set(disk.official.classes))
     return Annotated(
-        clips, partitions, "train.json and validation.json", notes + counted("templates are no official class", strange)
+        clips,
+        partitions,
+        "train.json and validation.json",
+        notes + counted("template", "unknown to the official classes", strange),
     )
 
 

@@ -41,12 +41,14 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
     for part, name in _LISTS:
         if not (folder / name).is_file():
             raise MissingError(f"no {name} in {folder}", hint=f"get it: {disk.official.get[0]}")
-        listed = _listed(folder / name, disk)
-        notes += counted(f"lines of {name} repeat a clip and are not used", [v.id for v in listed if v.id in clips])
-        for video in listed:
-            if video.id not in clips:
+        twice = []
+        for video in _listed(folder / name, disk):
+            if video.id in clips:
+                twice.append(video.id)
+            else:
                 clips[video.id], partitions[video.id] = video, part
-    notes += counted("files are not in the owners' lists and are not used", sorted(set(disk.paths) - set(clips)))
+        notes += counted("line", f"of {name} for a clip that has one already, not used", twice)
+    notes += counted("file", "absent from the owners' lists, not used", sorted(set(disk.paths) - set(clips)))
     return Annotated(clips, partitions, f"{folder.name}, split 1", notes)
 
 
@@ -81,5 +83,5 @@ def _of_files(disk: OnDisk) -> Annotated:
             clips[name] = disk.video(name, label, path, path)
     if not clips:
         raise disk.nothing_there()
-    notes = counted("files name a class that is none of UCF101's and are not used", strange)
+    notes = counted("file", "of a class unknown to UCF101, not used", strange)
     return Annotated(clips, dict.fromkeys(clips, "all"), "the files' names", notes)

@@ -159,8 +159,8 @@ def _of_list(listed: Imported, disk: OnDisk) -> tuple[Clips, tuple[str, ...]]:
             else:
                 seen[video.id] = part
                 made.append((part, video if video.label == label else replace(video, label=label)))
-    notes = counted(f"entries of the list are no clips of {disk.official.title} and are left out", lost)
-    return made, notes + counted("entries of the list are a clip that stands there already and are left out", again)
+    notes = counted("name", f"of the list unknown to {disk.official.title}, left out", lost)
+    return made, notes + counted("name", "of the list for a clip that stands there already, left out", again)
 
 
 def _of_rule(facts: Known, disk: OnDisk) -> tuple[Clips, tuple[str, ...], dict[str, Any]]:
@@ -176,7 +176,7 @@ def _of_rule(facts: Known, disk: OnDisk) -> tuple[Clips, tuple[str, ...], dict[s
     left = [each for each in facts.left_out if each in found.clips]
     kept = [v for v in found.clips.values() if v.id not in facts.left_out and v.label not in facts.drop]
     made = list(_by_rule(facts, kept, found.partitions))
-    notes = found.notes + ((f"inferred: {facts.guess}",) if facts.guess else ())
+    notes = found.notes + ((f"how it is made is inferred: {facts.guess}",) if facts.guess else ())
     notes += tuple(f"{len(left)} clips are left out, as published: {', '.join(left)}" for _ in left[:1])
     return made, notes, {"made": RULES[facts.rule], "annotation": found.source}
 
@@ -190,9 +190,9 @@ def _by_rule(facts: Known, clips: Iterable[Video], owners: dict[str, str]) -> It
                 yield part, video
             continue
         part = part_of.get(video.label, "")
-        validation = owners[video.id] == "val"
-        fits = facts.rule == "classes" or (validation == (part != "train") or facts.also_validation)
-        if part and fits:
+        from_validation = owners[video.id] == "val"
+        both = facts.rule == "classes" or (part == "train" and facts.also_validation)
+        if part and (both or from_validation == (part != "train")):
             yield part, video
 
 
