@@ -15,7 +15,16 @@ from splits.official.files import Files, is_as_then, walk
 from splits.official.names import NAMING
 from splits.types import Video
 
-GENERIC = ("train.csv", "val.csv", "validate.csv", "validation.csv", "labels.json", "train.json", "validation.json")
+GENERIC = (
+    "train.csv",
+    "val.csv",
+    "validate.csv",
+    "validation.csv",
+    "labels.json",
+    "train.json",
+    "validation.json",
+    "test.json",
+)
 """Names of annotation files that could be any dataset's, so they are not looked for beside the dataset's folder."""
 
 

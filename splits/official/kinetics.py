@@ -62,6 +62,8 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
     there = [file.name for file in files.values() if file is not None]
     notes = counted("row", "of the annotation for a clip that has one already, not used", twice)
     notes += counted("row", "of the annotation without a label, not used", unlabelled)
+    unlisted = [path for video, path in disk.paths.items() if video not in clips and "test" not in path.split("/")]
+    notes += counted("file", "absent from the annotation, not used", unlisted)
     strange = {name for name in spelling.values() if name not in disk.official.classes}
     notes += counted("label", "unknown to Kinetics-400", sorted(strange))
     notes += tuple(

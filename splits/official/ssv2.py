@@ -55,6 +55,8 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
             assert made is not None
             clips[name], partitions[name] = made, part
     notes = counted("record", "of the annotation for a clip that has one already, not used", twice)
+    unlisted = sorted(disk.paths.keys() - clips.keys() - _tested(disk), key=int)
+    notes += counted("file", "absent from the annotation, not used", [disk.paths[name] for name in unlisted])
     strange = sorted({video.label for video in clips.values()} - set(disk.official.classes))
     return Annotated(
         clips,
@@ -62,6 +64,12 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
         "train.json and validation.json",
         notes + counted("template", "unknown to the official classes", strange),
     )
+
+
+def _tested(disk: OnDisk) -> set[str]:
+    """Ids of the owners' test clips, which have no labels, where their list is there."""
+    file = disk.file("test")
+    return set() if file is None else {_id(one) for one in read_records(file)}
 
 
 def _id(record: dict[str, Any]) -> str:
