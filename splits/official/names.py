@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 YOUTUBE = r"[A-Za-z0-9_-]{11}"
-_KINETICS = re.compile(rf"({YOUTUBE})(?:_(\d{{6}})_(\d{{6}}))?")
-_SSV2 = re.compile(r"[1-9]\d{0,6}")
-_UCF101 = re.compile(r"v_([A-Za-z]+)_g(\d\d)_c(\d\d)")
-_HMDB51 = re.compile(r"([^/\\\s.]+)_([fulh]_(?:cm|nm)_np\d{1,2}_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+)")
-_DIVING48 = re.compile(rf"({YOUTUBE})_\d{{5}}")
-_SEGMENT = re.compile(rf"({YOUTUBE})_(\d{{1,5}})_(\d{{1,5}})")
-_ROW = re.compile(r"\d{1,4}")
+_KINETICS = re.compile(rf"({YOUTUBE})(?:_(\d{{6}})_(\d{{6}}))?", re.ASCII)
+_SSV2 = re.compile(r"[1-9]\d{0,6}", re.ASCII)
+_UCF101 = re.compile(r"v_([A-Za-z]+)_g(\d\d)_c(\d\d)", re.ASCII)
+_HMDB51 = re.compile(r"([^/\\\s.]+)_([fulh]_(?:cm|nm)_np\d{1,2}_(?:fr|ba|le|ri)_(?:goo|med|bad)_\d+)", re.ASCII)
+_DIVING48 = re.compile(rf"({YOUTUBE})_\d{{5}}", re.ASCII)
+_SEGMENT = re.compile(rf"({YOUTUBE})_(\d{{1,5}})_(\d{{1,5}})", re.ASCII)
+_ROW = re.compile(r"\d{1,4}", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ Rule = Literal["list", "classes", "official", "otam"]
 """How a split can be made without its list, from what the dataset's owners distribute.
 
 list: not at all, it must be imported. classes: all clips of the classes of each partition. official: the owners' own partitions. otam:
-training classes from the owners' training part (with `also_validation` from the validation part too), other classes from the validation part.
+training classes from the owners' training part (with `also_validation` from their validation part too), the others from that alone.
 """
 
 
 @dataclass(frozen=True)
 class KnownPart:
-    """One partition. classes: in official spelling, empty for all that the dataset has; videos: clips of each, in that order; total: of all.
+    """One partition. classes: in official spelling, empty for all of the dataset; videos: clips of each, in that order; total: of all.
 
     content: digest of the partition's sorted ids (see `splits.published.recognise`), "" where it isn't known. numbers: a scheme of label
     numbers -> the number of each class in it, in the order of `classes`.
@@ -48,10 +48,10 @@ class KnownFile:
 class Known:
     """One published split.
 
-    also: other names for it. origin: whose it is (repository, commit, files); where: an address where the list is to be had. annotation: the
-    one of the dataset's annotations that the rule reads, None for the usual one; left_out: ids, and drop: classes, that the rule leaves out.
-    base, positives: the clips of another split that show their class (RareAct). differs: what to know before comparing numbers. guess: what
-    of it is inferred, "" if nothing.
+    also: other names for it. origin: whose it is (repository, commit, files); where: an address where the list is to be had. annotation:
+    the one of the dataset's annotations that the rule reads, None for the usual one; left_out: ids, and drop: classes, that the rule
+    leaves out. base, positives: the clips of another split that show their class (RareAct). differs: what to know before comparing
+    numbers. guess: what of it is inferred, "" if nothing.
     """
 
     name: str
@@ -86,9 +86,9 @@ def known_names() -> tuple[str, ...]:
 @cache
 def known(name: str) -> Known:
     """The facts of one split, by its name or another it goes by; UsageError with the nearest name for one that isn't known."""
-    name = _aliases().get(name, name)
+    name = other_names().get(name, name)
     if name not in known_names():
-        raise unknown("published split", name, [*known_names(), *_aliases()])
+        raise unknown("published split", name, [*known_names(), *other_names()])
     return _read(name)
 
 
@@ -99,6 +99,6 @@ def _read(name: str) -> Known:
 
 
 @cache
-def _aliases() -> dict[str, str]:
-    """Other name -> name."""
+def other_names() -> dict[str, str]:
+    """What published splits go by beside their own names: other name -> name."""
     return {other: name for name in known_names() for other in _read(name).also}
