@@ -27,17 +27,17 @@ demo: $(READY)  ## from nothing to a report: synthetic videos, features, trainin
 synth: $(READY)  ## render the synthetic videos
 	@$(FSAR) synth
 
-extract: $(READY)  ## DATASET=synth [BACKBONE=..] [CUT=..] [WEIGHTS=..] [KIND=flow|flow-features|text] [PART=1/4] [RECIPE=..]: store features
-	@$(FSAR) extract $(call need,DATASET) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(CUT),--cut $(CUT)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(KIND),--kind $(KIND)) $(if $(PART),--part $(PART))
+extract: $(READY)  ## DATASET=ssv2 [VIDEOS=..] [MISSING=skip] [BACKBONE=..] [CUT=..] [WEIGHTS=..] [KIND=flow|flow-features|text] [PART=1/4] [RECIPE=..]: store features
+	@$(FSAR) extract $(call need,DATASET) $(if $(RECIPE),--recipe $(RECIPE)) $(if $(BACKBONE),--backbone $(BACKBONE)) $(if $(CUT),--cut $(CUT)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(KIND),--kind $(KIND)) $(if $(PART),--part $(PART)) $(skip) $(videos)
 
-train: $(READY)  ## HEAD=gslta or RECIPE=demo [RUN=name]: train on episodes of cached features
-	@$(FSAR) train $(if $(RECIPE),--recipe $(RECIPE),--head $(call need,HEAD)) $(if $(RUN),--run $(RUN))
+train: $(READY)  ## HEAD=gslta or RECIPE=demo [PROTOCOL=ssv2-full-5shot] [RUN=name] [VIDEOS=..]: train on episodes of cached features
+	@$(FSAR) train $(if $(RECIPE),--recipe $(RECIPE),--head $(call need,HEAD)) $(protocol) $(if $(RUN),--run $(RUN)) $(videos)
 
-eval: $(READY)  ## TARGET=synth-target [RUN=name]: accuracy of the newest run
-	@$(FSAR) eval --target $(call need,TARGET) $(if $(RUN),--run $(RUN))
+eval: $(READY)  ## TARGET=rareact or PROTOCOL=gslta-rareact [RUN=name] [VIDEOS=..]: accuracy of the newest run
+	@$(FSAR) eval $(if $(PROTOCOL),$(if $(TARGET),--target $(TARGET)),--target $(call need,TARGET)) $(protocol) $(if $(RUN),--run $(RUN)) $(videos)
 
-run: $(READY)  ## RECIPE=otam [RUN=name]: videos, features, training, evaluation, report
-	@$(FSAR) run --recipe $(call need,RECIPE) $(if $(RUN),--run $(RUN))
+run: $(READY)  ## RECIPE=otam [PROTOCOL=..] [RUN=name] [MISSING=skip] [VIDEOS=..]: videos, features, training, evaluation, report
+	@$(FSAR) run --recipe $(call need,RECIPE) $(protocol) $(if $(RUN),--run $(RUN)) $(skip) $(videos)
 
 report: $(READY)  ## [RUN=name]: write the report page of a run again
 	@$(FSAR) report $(RUN)
@@ -56,6 +56,9 @@ clean:  ## remove what tools left behind; videos, stores, runs and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
+videos = $(if $(VIDEOS),--videos $(VIDEOS))
+protocol = $(if $(PROTOCOL),--protocol $(PROTOCOL))
+skip = $(if $(MISSING),$(if $(filter skip,$(MISSING)),--skip-missing,$(error MISSING=$(MISSING) means nothing; for example: make $@ MISSING=skip)))
 need = $(or $($(1)),$(error $(1) is missing; for example: make $@ $(1)=$(EXAMPLE_$(1))))
 EXAMPLE_DATASET := synth
 EXAMPLE_HEAD := gslta

@@ -38,7 +38,8 @@ class ExtractConfig:
     mirrored ("auto": where the dataset says that a mirrored clip keeps its class). They are rows, so they are no part of the fingerprint.
 
     workers: decode processes, 0 for one per core; batch_clips: clips per device batch, 0 for 2 on a CPU and 32 on an accelerator;
-    time_limit: seconds per clip; max_failures: the fraction of a dataset's clips that may fail; block_rows: clips per block, 0 for the
+    time_limit: seconds per clip; max_failures: the fraction of a dataset's clips that may fail, or have no file;
+    skip_missing: any number may have no file; block_rows: clips per block, 0 for the
     store's own choice; partitions, classes: only clips of these (empty: of all); part: (i, n) makes every n-th block, in a store of its
     own; engine: "local", or "ray" with the cluster's address in ray_address ("" starts one here); force: go on where the disk looks too
     small.
@@ -70,6 +71,7 @@ class ExtractConfig:
     batch_clips: int = 0
     time_limit: float = 60.0
     max_failures: float = 0.02
+    skip_missing: bool = False
     backend: str = "zarr"
     block_rows: int = 0
     partitions: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from cache.store import default_block_rows, open_store
 from cache.table import RowTable
 from extract.config import ExtractConfig, device_for, store_path
 from extract.estimate import Estimate, estimate
+from extract.missing import absent_rows, too_many
 from extract.prepare import blocks_again, rows_of, without_features
 from extract.product import product_of
 from fsar_cache.files import free_bytes
@@ -24,7 +25,8 @@ __all__ = ["Estimate", "Plan", "plan"]
 class Plan:
     """clips: rows wanted of this part (views count); todo: those without features; bytes: to write; free: on the disk.
 
-    absent: ids of clips to do whose files are not there; estimate: None unless clips were tried, which are not where Ray does the work.
+    absent: ids of clips to do whose files are not there; refused: whether a run would stop for them before it decodes anything;
+    estimate: None unless clips were tried, which are not where Ray does the work.
     """
 
     path: Path
@@ -35,6 +37,7 @@ class Plan:
     free: int
     absent: list[str]
     estimate: Estimate | None = None
+    refused: bool = False
 
 
 def plan(split: Split, config: ExtractConfig, folder: Path, *, tries: int = 0, retry_failed: bool = False) -> Plan:
@@ -45,10 +48,11 @@ def plan(split: Split, config: ExtractConfig, folder: Path, *, tries: int = 0, r
     rows = rows_of(split, config)
     rows = _of_part(path, rows, config, spec) if config.part != (1, 1) else rows
     todo = _todo(path, rows, retry_failed)
-    there, absent = [row for row in todo if row.origin], [row.id for row in todo if not row.origin]
+    there, absent = [row for row in todo if row.origin], absent_rows(todo)
+    refused = too_many(len(absent), len({row.id for row in rows}), config)
     tried = tries and there and config.engine == "local"  # elsewhere other machines do the work
     cost = estimate(split, config, product, device_for(config), there, tries) if tried else None
-    return Plan(path, spec, len(rows), len(todo), len(todo) * spec.row_bytes, free_bytes(folder), absent, cost)
+    return Plan(path, spec, len(rows), len(todo), len(todo) * spec.row_bytes, free_bytes(folder), absent, cost, refused)
 
 
 def _of_part(path: Path, rows: list[Row], config: ExtractConfig, spec: FeatureSpec) -> list[Row]:

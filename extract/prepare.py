@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,13 @@ from cache.rows import Row
 from cache.spec import FeatureSpec
 from cache.store import create, default_block_rows
 from extract.config import ExtractConfig
+from extract.missing import absent_rows, require_files
 from extract.probe import file_size
 from extract.product import flips_allowed
 from fsar_cache import files
 from fsar_cache.console import warn
-from fsar_cache.errors import MissingError, UsageError, unknown
+from fsar_cache.errors import UsageError, unknown
 from splits.types import Split, Video
-
-SHOWN = 3
-"""How many names a warning lists."""
-
 
 VIEWLESS = ("val", "test")
 """Partitions that are never trained on, so their clips have the evaluation view only."""
@@ -36,11 +34,12 @@ def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
     if config is not None:
         _require_names(split, config)
     sizes: dict[str, int] = {}
+    root = os.fspath(split.root)
     rows = []
     for part in split.parts.values():
         for video in part.videos:
             if video.path not in sizes:
-                sizes[video.path] = file_size(split.root / video.path)
+                sizes[video.path] = file_size(_below(root, video.path))
             rows.append(Row(video.id, video.label, part.name, origin=origin_of(video, sizes[video.path])))
     if config is None:
         return rows
@@ -54,6 +53,11 @@ def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
     return wanted + [
         replace(row, view=v, origin=row.origin and f"{row.origin}; {drawn}") for v in views for row in trained
     ]
+
+
+def _below(root: str, path: str) -> str:
+    """As os.path.join has it, for a million paths."""
+    return path if path.startswith("/") else f"{root}/{path}"
 
 
 def view_rule(config: ExtractConfig, flips: bool) -> str:
@@ -81,7 +85,7 @@ def _require_names(split: Split, config: ExtractConfig) -> None:
 def origin_of(video: Video, size: int) -> str:
     """What tells a clip from another of the same id: name and size of its file, and its span; "" where the file isn't there."""
     span = "" if video.start is None and video.end is None else f", {video.start} s to {video.end} s"
-    return "" if size < 0 else f"{Path(video.path).name} ({size} bytes{span})"
+    return "" if size < 0 else f"{video.path.rpartition('/')[2]} ({size} bytes{span})"
 
 
 def prepare(
@@ -90,9 +94,9 @@ def prepare(
     """The store at `path`, made or opened, with every clip of `split` planned and the blocks to make again dropped.
 
     Made again are blocks with failed clips whose files appeared or changed since, and with `retry_failed` all blocks with failed clips.
-    Nothing is written before everything is known to fit: raises MissingError where there is something to do and no file of the dataset is
-    there, SpaceError where the disk is too small, and what `cache.store.create` raises; UsageError where blocks underway hold training
-    views that were begun in another way.
+    Nothing but the list of missing clips is written before everything is known to fit: raises MissingError where there is something to do
+    and no file of the dataset is there, or more clips have none than may fail and `skip_missing` is not set, SpaceError where the disk is
+    too small, and what `cache.store.create` raises; UsageError where blocks underway hold training views that were begun in another way.
     """
     rows = rows_of(split, config)
     if config.views and not any(row.view for row in rows):
@@ -105,6 +109,7 @@ def prepare(
 
     again: list[int] = []
     todo, begun, fresh = rows, 0, len(rows)
+    absent = absent_rows(rows)
     if (path / HEADER).exists():
         with made([]) as store:
             store.require_origins(rows)
@@ -113,7 +118,8 @@ def prepare(
             todo = without_features(store, rows, again)
             begun = _unfinished(store, rows, config.part)
             fresh = int((store.numbers_of(rows) < 0).sum())
-    _require_files(split, rows, todo)
+            absent = absent_rows(rows, store)
+    require_files(split, config, path, rows, absent, working=bool(todo))
     if not config.force:
         block_rows = config.block_rows or default_block_rows(spec.row_bytes, len(rows))
         mine = math.ceil(math.ceil(fresh / block_rows) / config.part[1]) * block_rows
@@ -167,24 +173,6 @@ def _unfinished(store: FeatureStore, rows: list[Row], part: tuple[int, int]) -> 
     """Rows of the blocks that hold any of `rows`, belong to the part and are not written."""
     blocks = [b for b in store.blocks_of(rows) if b % part[1] == part[0] - 1 and b not in store.done]
     return sum(last - first for first, last in map(store.block_range, blocks))
-
-
-def _require_files(split: Split, rows: list[Row], todo: list[Row]) -> None:
-    """Refuse a dataset without any file where something is to do; warn of the files to do that are not there."""
-    absent = [row.id for row in todo if not row.origin]
-    if not absent:
-        return
-    first = next(video for part in split.parts.values() for video in part.videos if video.id == absent[0])
-    if not any(row.origin for row in rows):
-        raise MissingError(
-            f"none of the {len(rows)} clips of {split.name} has its file: there is no {split.root / first.path}",
-            hint="check where the videos are; nothing was written",
-        )
-    more = ", ..." if len(absent) > SHOWN else ""
-    warn(
-        f"the files of {len(absent)} of {len(rows)} clips of {split.name} are not there: {', '.join(absent[:SHOWN])}{more} "
-        f"({split.root / first.path}); they count as failed until their files appear"
-    )
 
 
 MARGIN = 0.05

@@ -77,9 +77,10 @@ def extract(
     """Make the features of every clip of `split` that are not there yet, in the store that the settings name under `folder`.
 
     Clips that failed are tried again where their files appeared or changed since, and with `retry_failed` all of them. Once `stop` is set
-    the batches that are being computed are saved, then Interrupted is raised. Before anything is written: MissingError where no file of the
-    dataset is there, SpaceError where the disk is too small. Raises SpaceError when disk or memory run full, and FailedVideosError at
-    the end where more than `max_failures` of the clips failed.
+    the batches that are being computed are saved, then Interrupted is raised. Before anything is decoded: MissingError where no file of the
+    dataset is there, or too many are missing (see `extract.missing`), SpaceError where the disk is too small. Raises SpaceError when disk
+    or memory run full, and FailedVideosError at the end where more than `max_failures` of the clips failed; with `skip_missing` those
+    without files don't count.
     """
     require_durable(config.backend)
     product, device = product_of(config, split), device_for(config)
@@ -224,13 +225,16 @@ def _summary(store: FeatureStore, mine: list[int], rows: list[Row], config: Extr
         videos_per_second=end.videos_per_second,
         frames_per_second=end.frames_per_second,
     )
-    if len(failed) > config.max_failures * total:
-        raise _too_many(made, store.dataset, config.max_failures)
+    missing = {row.id for row in rows if not row.origin} if config.skip_missing else set()
+    counted = [each for each in failed if each[0] not in missing]
+    if len(counted) > config.max_failures * (total - len(failed) + len(counted)):
+        raise _too_many(made, counted, store.dataset, config.max_failures)
     return made
 
 
-def _too_many(made: Summary, dataset: str, allowed: float) -> FailedVideosError:
-    failed, total = made.failed, made.ok + len(made.failed)
+def _too_many(made: Summary, failed: list[tuple[str, str]], dataset: str, allowed: float) -> FailedVideosError:
+    """failed: those that count."""
+    total = made.ok + len(failed)
     shown = "".join(f"\n  {name}: {reason}" for name, reason in failed[:10])
     more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""
     share = math.ceil(100 * len(failed) / total) / 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-
 _told: list[Path] = []
 """The folder of datasets that this command was told, if any."""
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,15 @@ from extract.prepare import rows_of
 from fsar_cache.canonical import differences
 from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
+from pipeline import leaks
 from pipeline.beside import Companions, extract_command, extract_config, kinds_beside
+from pipeline.domains import split_of
 from pipeline.live import LiveSource
 from pipeline.loop import TrainData
 from pipeline.model import Model, build_model
 from pipeline.recipe import Domain, Recipe
 from pipeline.sources import Beside, FeatureSource, StoreSource
-from pipeline.unseen import require_unseen
+from pipeline.unseen import apart
 from splits.datasets import open_split
 from splits.episodes import EpisodeSampler
 from splits.types import Ints, Part, Protocol, Split
@@ -96,9 +98,10 @@ class Workshop:
         MissingError with the command that extracts it where there is no store, IntegrityError where the store's clips were cut from
         other files or spans than the dataset says now.
         """
-        split = open_split(domain.dataset)
+        split = split_of(domain)
         source = self.source(split, split.part(part), domain.dataset, training=training)
-        strange = sorted(set(domain.exclude) - {video.id for p in split.parts.values() for video in p.videos})
+        whole = open_split(domain.dataset) if domain.exclude and domain.drop_classes else split
+        strange = sorted(set(domain.exclude) - {video.id for p in whole.parts.values() for video in p.videos})
         if strange:
             raise MissingError(f"no clip {strange[0]!r} in {domain.dataset}, yet the recipe excludes it")
         flow = source.beside.flow
@@ -150,10 +153,9 @@ class Workshop:
     def training(self) -> tuple[TrainData, dict[str, Any]]:
         """Source, unlabelled target clips and sampler of training, and their identity; both sources must hold the same features.
 
-        UsageError where a clip of the evaluation is trained on, or a validation clip is.
+        UsageError where a clip of the evaluation is trained on, or a validation clip is, and the recipe doesn't say what to do with such.
         """
-        recipe, train = self.recipe, self.recipe.train
-        require_unseen(recipe)
+        recipe, train = self.apart, self.recipe.train
         source = self.open(recipe.source, recipe.source.part, training=True)
         identity: dict[str, Any] = {"source": source.identity()}
         target = None
@@ -177,10 +179,22 @@ class Workshop:
         _say_left_out(source.split.name, sampler)
         return TrainData(source.source, sampler, target.source if target else None, source.exclude), identity
 
+    @cached_property
+    def apart(self) -> Recipe:
+        """The recipe as it is trained: what is held out is left out, as far as it says so."""
+        return apart(self.recipe)
+
+    @cached_property
+    def leaks(self) -> tuple[str, ...]:
+        """What the recipe's training shares with its evaluation, in words."""
+        return leaks.leaks(self.apart, self.recipe.target)
+
     def evaluation(
         self, domain: Domain, protocol: Protocol, seed: int, role: Literal["source", "target"] = "target"
     ) -> tuple[FeatureSource, EpisodeSampler, dict[str, Any]]:
         """Source and sampler of evaluation episodes on the domain's part, and their identity; role: of the domain in the recipe."""
+        if role == "source":
+            domain = replace(domain, exclude=self.apart.source.exclude)
         opened = self.open(domain, domain.part)
         sampler = EpisodeSampler(
             opened.source.part,
@@ -208,7 +222,7 @@ class Workshop:
     def training_model(self) -> Model:
         """The model for the classes of the source's partition; no store is needed to find that a head can't use the recipe's features."""
         source = self.recipe.source
-        return self.model(len(open_split(source.dataset).part(source.part).classes))
+        return self.model(len(split_of(source).part(source.part).classes))
 
 
 @cache

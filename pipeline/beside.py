@@ -24,6 +24,7 @@ from extract.config import ExtractConfig, store_path
 from extract.flow_features import flow_features_spec
 from extract.flow_settings import FlowSettings
 from extract.prepare import rows_of
+from fsar_cache import places
 from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
 from pipeline.model import build_head
@@ -70,7 +71,7 @@ def extract_config(features: Features, kind: str = "features") -> ExtractConfig:
 def extract_command(dataset: str, features: Features, kind: str = "features") -> str:
     """The command line that extracts what these features need, whatever recipe they are from."""
     config, plain = extract_config(features, kind), ExtractConfig()
-    words = ["fsar-cache", "extract", dataset]
+    words = ["fsar-cache", "extract", dataset, *places.videos_words()]
     if kind != "features":
         words += ["--kind", config.kind]
     for name in ("backbone", "weights", *(["cut"] if kind == "features" else [])):

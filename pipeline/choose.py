@@ -1,4 +1,4 @@
-"""What a short command leaves open: the recipe, the partition, the run; every choice is said on stderr."""
+"""What a short command leaves open: the recipe, the data, the partition, the run; every choice is said on stderr."""
 
 from __future__ import annotations
 
@@ -13,8 +13,19 @@ from fsar_cache.canonical import digest
 from fsar_cache.console import say
 from fsar_cache.errors import MissingError, UsageError, nearest, unknown
 from fsar_cache.settings import build, override
-from pipeline.recipe import Domain, Features, Recipe, default_recipes, load_recipe, names, recipe_of_head
+from pipeline.protocol import protocol as preset_of
+from pipeline.recipe import (
+    Domain,
+    Features,
+    Recipe,
+    default_recipes,
+    load_recipe,
+    names,
+    recipe_of_head,
+    settings_of,
+)
 from splits.datasets import open_split, require_known
+from splits.official.catalog import official_names
 
 DEFAULTS = {"recipe": "demo", "source part": ("train", "all"), "target part": ("test", "all")}
 """What is taken where neither the command nor a head's recipe says it."""
@@ -27,19 +38,30 @@ AFTER = ("eval.", "target.")
 """Settings that may change when a run that is there is evaluated."""
 
 
-def load(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
-    """The recipe a command means: the named one, else that of the head, else the default; with `sets` applied."""
+def load(recipe: str | None, head: str | None, sets: Sequence[str], protocol: str | None = None) -> Recipe:
+    """The recipe a command means: the named one, else that of the head, else the default; with `sets` applied.
+
+    protocol: one whose settings stand between the recipe's and `sets`; it is part of the recipe's name then.
+    """
     if recipe and head and load_recipe(recipe).head != head:
         raise UsageError(
             f"the recipe {recipe} is for the head {load_recipe(recipe).head}, not {head}",
             hint=f"leave out --recipe {recipe}, or --head {head}",
         )
-    return load_recipe(recipe or (recipe_of_head(head) if head else str(DEFAULTS["recipe"])), list(sets))
+    meant = recipe or (recipe_of_head(head) if head else str(DEFAULTS["recipe"]))
+    if protocol is None:
+        return load_recipe(meant, list(sets))
+    preset, own = preset_of(protocol), settings_of(meant)
+    between = preset.settings(unlabelled=bool(own.get("train", {}).get("unlabelled")))
+    made = load_recipe(meant, [*between, f'name="{own["name"]}-{protocol}"', *sets])
+    kept = made.source.dataset, made.target.dataset, made.eval.shot
+    theirs = *(own.get(role, {}).get("dataset") for role in ("source", "target")), own.get("eval", {}).get("shot")
+    return made if kept == theirs else replace(made, published=None)  # a number that was published for something else
 
 
-def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
-    """The recipe that `load` gives, with partitions that the datasets have; said aloud."""
-    made = load(recipe, head, sets)
+def settle(recipe: str | None, head: str | None, sets: Sequence[str], protocol: str | None = None) -> Recipe:
+    """The recipe that `load` gives, with data that is extracted and partitions that the datasets have; said aloud."""
+    made = load(recipe, head, [*found(recipe, head, sets, protocol), *sets], protocol)
     require_known(made.target.dataset)  # before backbones are fetched
     if _reads_source(made):
         require_known(made.source.dataset)
@@ -48,9 +70,37 @@ def settle(recipe: str | None, head: str | None, sets: Sequence[str]) -> Recipe:
         source=with_part(made.source, DEFAULTS["source part"], "source"),
         target=with_part(made.target, DEFAULTS["target part"], "target"),
     )
+    for name in dict.fromkeys([made.source.dataset] * _reads_source(made) + [made.target.dataset]):
+        say_meant(name)
     domains = f"source {made.source.dataset}/{made.source.part}, target {made.target.dataset}/{made.target.part}"
     say(f"recipe {made.name}{_why(recipe, head)}: head {made.head}; {_words(made.features)}; {domains}")
+    if protocol:
+        _say_protocol(protocol)
     return made
+
+
+def found(recipe: str | None, head: str | None, sets: Sequence[str], protocol: str | None = None) -> list[str]:
+    """Settings of the data that a command which names none should take; see `pipeline.found`. [] where the recipe's own is right."""
+    if recipe or protocol or any(text.strip().startswith(("source.", "target.")) for text in sets):
+        return []
+    from pipeline.found import found_domains
+
+    return found_domains(load(recipe, head, sets))
+
+
+def say_meant(dataset: str) -> None:
+    """Say which split the bare name of a dataset stands for."""
+    if dataset in official_names():
+        split = open_split(dataset)
+        sizes = " / ".join(f"{len(part.classes)}" for part in split.parts.values())
+        say(f"{dataset} stands for {split.name}: {sizes} classes in {' / '.join(split.parts)}")
+
+
+def _say_protocol(name: str) -> None:
+    preset = preset_of(name)
+    say(f"protocol {name}: {preset.about} ({preset.whose}; {preset.where})")
+    for text in preset.differs:
+        say(f"  before comparing: {text}")
 
 
 def _reads_source(recipe: Recipe) -> bool:
@@ -172,12 +222,20 @@ def run_recipe(folder: Path) -> str:
     return str(folder / RECIPE if "/" in str(folder) else f"./{folder / RECIPE}")
 
 
-def command(verb: str, recipe: str | None, head: str | None, run: str | None, sets: Sequence[str]) -> str:
-    """A command that can be run as it is."""
+def command(
+    verb: str,
+    recipe: str | None,
+    head: str | None,
+    run: str | None,
+    sets: Sequence[str],
+    protocol: str | None = None,
+) -> str:
+    """A command that can be run as it is, with the folder of videos that this one was told."""
     words = ["fsar-cache", verb]
-    for option, value in (("--recipe", recipe), ("--head", None if recipe else head), ("--run", run)):
+    named = {"--recipe": recipe, "--head": None if recipe else head, "--protocol": protocol, "--run": run}
+    for option, value in named.items():
         words += [option, value] if value else []
-    return shlex.join([*words, *(word for text in sets for word in ("--set", text))])
+    return shlex.join([*words, *places.videos_words(), *(word for text in sets for word in ("--set", text))])
 
 
 def run_folder(recipe: Recipe, run: str | None, sets: Sequence[str]) -> Path:

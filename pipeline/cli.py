@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from fsar_cache import __version__
-from fsar_cache.console import say
+from fsar_cache import __version__, places
+from fsar_cache.console import forget_warnings, say
 from fsar_cache.errors import EXIT_CODES, Interrupted, UsageError
-from pipeline import cli_checkpoint, cli_list, cli_store
+from pipeline import cli_checkpoint, cli_list, cli_split, cli_store
 from pipeline.cli_common import (
     AsJson,
     Backbone,
@@ -19,15 +19,19 @@ from pipeline.cli_common import (
     Device,
     HeadName,
     MaxFailures,
+    ProtocolName,
     RecipeName,
     RunName,
     Sets,
+    SkipMissing,
+    Videos,
     Weights,
     Workers,
     examples,
     feature_settings,
     print_json,
     setting,
+    take_videos,
 )
 from pipeline.cli_end import Results, answer, code_of
 from pipeline.cli_extract import EXAMPLES, extract
@@ -44,6 +48,7 @@ app = typer.Typer(
 app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_checkpoint.app, name="checkpoint")
 app.add_typer(cli_list.app, name="list")
+app.add_typer(cli_split.app, name="split")
 
 
 @app.callback(invoke_without_command=True)
@@ -76,10 +81,17 @@ def synth(
 app.command(epilog=EXAMPLES)(extract)
 
 
-@app.command(epilog=examples("train --head gslta", "train --recipe demo --set train.iterations=500 --run short"))
+@app.command(
+    epilog=examples(
+        "train --head gslta",
+        "train --head trx --protocol ssv2-full-5shot",
+        "train --recipe demo --set train.iterations=500 --run short",
+    )
+)
 def train(
     head: HeadName = None,
     recipe: RecipeName = None,
+    protocol: ProtocolName = None,
     source: Annotated[str | None, typer.Option(help="dataset to train on")] = None,
     target: Annotated[str | None, typer.Option(help="dataset of the unlabelled clips and of the evaluation")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="training episodes")] = None,
@@ -88,17 +100,19 @@ def train(
     cut: Cut = None,
     run: RunName = None,
     sets: Sets = None,
+    videos: Videos = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Train a head on episodes of cached features; continues an interrupted run exactly where it stopped."""
     from pipeline import choose, stages
 
+    take_videos(videos)
     changes = (
         setting("source.dataset", source) + setting("target.dataset", target) + setting("train.iterations", iterations)
     )
     changes += [*feature_settings(backbone, weights, cut), *(sets or [])]
-    chosen = choose.settle(recipe, head, changes)
+    chosen = choose.settle(recipe, head, changes, protocol)
     made = stages.train(chosen, choose.run_folder(chosen, run, changes), device=device)
     if as_json:
         print_json(made)
@@ -111,6 +125,7 @@ def train(
     epilog=examples(
         "eval --target synth-target",
         "eval --run demo --shot 1 --checkpoint last",
+        "eval --head otam --protocol kinetics100-1shot",
         "eval --head protonet --target csv:clips.csv --shot 1",
     ),
 )
@@ -125,6 +140,7 @@ def evaluate(
     ] = None,
     head: HeadName = None,
     recipe: RecipeName = None,
+    protocol: ProtocolName = None,
     way: Annotated[int | None, typer.Option(min=2)] = None,
     shot: Annotated[int | None, typer.Option(min=1)] = None,
     query: Annotated[int | None, typer.Option(min=1, help="queries per class")] = None,
@@ -134,38 +150,51 @@ def evaluate(
     weights: Weights = None,
     cut: Cut = None,
     sets: Sets = None,
+    videos: Videos = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of a trained run, or of a head that needs no training, on episodes of the target."""
     from pipeline import evaluating
 
+    take_videos(videos)
     changes = setting("target.dataset", target) + setting("source.dataset", source)
     for name, value in (("way", way), ("shot", shot), ("query", query), ("episodes", episodes), ("seed", seed)):
         changes += setting(f"eval.{name}", value)
     changes += feature_settings(backbone, weights, cut)
-    made = evaluating.evaluate(recipe, head, run, [*changes, *(sets or [])], checkpoint=checkpoint, device=device)
+    changes += sets or []
+    made = evaluating.evaluate(recipe, head, run, changes, protocol=protocol, checkpoint=checkpoint, device=device)
     print_json(made) if as_json else typer.echo(evaluating.headline(made))
 
 
-@app.command(epilog=examples("run --recipe demo", "run --recipe otam --set eval.shot=1"))
+@app.command(
+    epilog=examples(
+        "run --recipe demo", "run --recipe otam --set eval.shot=1", "run --recipe trx --protocol ucf101-5shot"
+    )
+)
 def run(
     recipe: Annotated[str, typer.Option("--recipe", help="a recipe's name (fsar-cache list recipes) or a TOML file")],
+    protocol: ProtocolName = None,
     run: RunName = None,
     sets: Sets = None,
+    videos: Videos = None,
     workers: Workers = 0,
     max_failures: MaxFailures = 0.02,
+    skip_missing: SkipMissing = False,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Everything of a recipe: videos, features, training, evaluation, report; finished stages are not repeated."""
     from pipeline import choose, evaluating, stages
 
+    take_videos(videos)
     before, after = choose.split_sets(sets or [], choose.UNNAMED)
-    choose.load(recipe, None, sets or [])  # a mistake in what only the evaluation reads is named before the work begins
-    chosen = choose.settle(recipe, None, before)
+    choose.load(
+        recipe, None, sets or [], protocol
+    )  # a mistake in what only the evaluation reads is named before the work begins
+    chosen = choose.settle(recipe, None, before, protocol)
     folder = choose.run_folder(chosen, run, before)
-    how = {"workers": workers, "device": device, "max_failures": max_failures}
+    how = {"workers": workers, "device": device, "max_failures": max_failures, "skip_missing": skip_missing}
     made = stages.run(chosen, folder, after, how)
     print_json(made) if as_json else typer.echo(evaluating.headline(made))
     stages.say_next(folder, made)
@@ -213,6 +242,7 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit code and never lets a user's mistake end in a traceback."""
     streams = sys.stdout, sys.stderr
     results: Any = Results(sys.stdout)
+    forget_warnings()
     try:
         sys.stdout = results
         code = app(args=args, prog_name="fsar-cache", standalone_mode=False)
@@ -230,6 +260,7 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last net
         return answer(error)
     finally:
+        places.use_videos(None)
         sys.stdout, sys.stderr = streams
 
 

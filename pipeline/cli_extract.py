@@ -16,18 +16,22 @@ from pipeline.cli_common import (
     MaxFailures,
     RecipeName,
     Sets,
+    SkipMissing,
+    Videos,
     Weights,
     Workers,
     examples,
     feature_settings,
     print_json,
     setting,
+    take_videos,
 )
 
 EXAMPLES = examples(
     "extract synth",
     "extract csv:clips.csv --weights timm:resnet18.a1_in1k --dry-run",
     "extract synth --backbone videomae_vit_s --cut block10 --partition train",
+    "extract ssv2 --videos /data/videos --skip-missing",
     "extract synth --kind flow",
     "extract synth --kind flow-features --backbone clip_vit_b16",
     "extract synth --kind text --backbone clip_vit_b16",
@@ -36,7 +40,7 @@ EXAMPLES = examples(
 
 def extract(
     dataset: Annotated[
-        str, typer.Argument(help="synth, synth-source, ..., folder:PATH or csv:PATH (fsar-cache list datasets)")
+        str, typer.Argument(help="ssv2, kinetics100, synth, ..., folder:PATH or csv:PATH (fsar-cache list datasets)")
     ],
     recipe: RecipeName = None,
     head: HeadName = None,
@@ -55,6 +59,7 @@ def extract(
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or float16: as it is stored")] = None,
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16: of the arithmetic")] = None,
     sets: Sets = None,
+    videos: Videos = None,
     partition: Annotated[list[str] | None, typer.Option(help="only clips of it; can be repeated")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="only clips of it; can be repeated")] = None,
     part: Annotated[
@@ -69,6 +74,7 @@ def extract(
     device: Device = "auto",
     backend: Annotated[str, typer.Option(help="zarr or hdf5")] = "zarr",
     max_failures: MaxFailures = 0.02,
+    skip_missing: SkipMissing = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="try failed clips again even if their files are the same as then")
     ] = False,
@@ -82,6 +88,7 @@ def extract(
     """Decode videos, run the frozen part of the backbone, and store the features; resumes by itself."""
     from pipeline import choose
 
+    take_videos(videos)
     given = {
         "backbone": backbone,
         "weights": weights,
@@ -98,7 +105,12 @@ def extract(
     changes += setting("features.decoder", decoder)
     kinds = choose.settle_kinds(recipe, head, [*changes, *(sets or [])], kind)
     how: dict[str, Any] = {"workers": workers, "device": device, "backend": backend}
-    how |= {"max_failures": max_failures, "time_limit": float(time_limit), "batch_clips": batch_clips}
+    how |= {
+        "max_failures": max_failures,
+        "skip_missing": skip_missing,
+        "time_limit": float(time_limit),
+        "batch_clips": batch_clips,
+    }
     how |= {"partitions": tuple(partition or ()), "classes": tuple(classes or ()), "part": _part(part)}
     how |= {"engine": engine, "ray_address": ray_address, "block_rows": block_rows, "force": force}
     made: list[Any] = []

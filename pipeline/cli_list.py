@@ -11,6 +11,7 @@ from fsar_cache.errors import unknown
 from pipeline.cli_common import AsJson, examples, print_json
 
 if TYPE_CHECKING:
+    from pipeline.protocol import Preset
     from pipeline.recipe import Recipe
 
 CUTS = {
@@ -22,7 +23,8 @@ CUTS = {
 }
 
 app = typer.Typer(
-    help="List heads, backbones, cuts, datasets, recipes, transforms, sampling rules or decoders.", no_args_is_help=True
+    help="List heads, backbones, cuts, datasets, recipes, protocols, transforms, sampling rules or decoders.",
+    no_args_is_help=True,
 )
 
 
@@ -96,7 +98,34 @@ def recipes(
     if not made:
         say(f"no recipe of {head} has a published number")
         return
-    rows = [_columns(recipe) for recipe in made]
+    _table([_columns(recipe) for recipe in made])
+
+
+@app.command(epilog=examples("list protocols", "list protocols --json"))
+def protocols(as_json: AsJson = False) -> None:
+    """Published protocols for --protocol: data and episodes, whatever the head; --json gives all, and what differs between papers.
+
+    Columns: name, source -> target (one name: both), way, shot and query of the evaluation, number of episodes, whose.
+    """
+    from pipeline.protocol import protocol, protocol_names
+
+    made = [protocol(name) for name in protocol_names()]
+    print_json({preset.name: preset for preset in made}) if as_json else _table([_protocol(each) for each in made])
+
+
+def _protocol(preset: Preset) -> tuple[str, ...]:
+    """One line of the list of protocols."""
+    e = preset.eval
+    return (
+        preset.name,
+        " -> ".join(dict.fromkeys((preset.source.dataset, preset.target.dataset))),
+        f"{e.way}-way {e.shot}-shot, {e.query} {'query' if e.query == 1 else 'queries'}",
+        f"{e.episodes} episodes",
+        preset.whose,
+    )
+
+
+def _table(rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -16,6 +16,7 @@ from fsar_cache.settings import build, override
 from pipeline import choose
 from pipeline.display import display
 from pipeline.memory import enough_memory
+from pipeline.protocol import protocol as preset_of
 from pipeline.recipe import OWN, Recipe, recipe_of_head
 from splits.datasets import open_split
 
@@ -34,30 +35,37 @@ def evaluate(
     run: str | None,
     sets: Sequence[str],
     *,
+    protocol: str | None = None,
     checkpoint: str | None = None,
     device: str = "auto",
 ) -> Evaluation:
     """Evaluate a run that is there, or a head without parameters; `sets` may change target and evaluation of the run.
 
-    Without recipe, head and run it is the newest run. Settings, recipe or head that contradict the run's own are refused.
+    Without recipe, head and run it is the newest run. Settings, recipe or head that contradict the run's own are refused; of a protocol
+    that it wasn't trained by, target and evaluation are taken, and that is said.
     """
     if not (recipe or head) or (run and (choose.named_folder(run) / choose.RECIPE).is_file()):
-        return evaluate_held(choose.find_run(run), recipe, head, sets, checkpoint, device)
+        return evaluate_held(choose.find_run(run), recipe, head, sets, checkpoint, device, protocol)
     before, after = choose.split_sets(sets, choose.UNNAMED)
     if not run:
         meant = recipe or recipe_of_head(str(head))
         for chosen in (sets, before, choose.split_sets(sets, choose.AFTER)[0]):
             # the run trained with all these settings, else the one to be evaluated with them
-            folder = choose.run_folder(choose.load(recipe, head, chosen), None, chosen)
+            folder = choose.run_folder(choose.load(recipe, head, chosen, protocol), None, chosen)
             if is_trained(folder):
-                return evaluate_held(folder, meant, head, sets, checkpoint, device)
-    choose.load(recipe, head, sets)  # names a mistake in the settings that only the evaluation will read
-    whole = choose.settle(recipe, head, before)
+                return evaluate_held(folder, meant, head, sets, checkpoint, device, protocol)
+        chosen = choose.split_sets(sets, choose.AFTER)[0]
+        if data := choose.found(recipe, head, chosen, protocol):  # what `train` would have taken for the data
+            folder = choose.run_folder(choose.load(recipe, head, [*data, *chosen]), None, chosen)
+            if is_trained(folder):
+                return evaluate_held(folder, None, head, sets, checkpoint, device)
+    choose.load(recipe, head, sets, protocol)  # names a mistake in the settings that only the evaluation will read
+    whole = choose.settle(recipe, head, before, protocol)
     folder = choose.run_folder(whole, run, before)
     if needs_training(whole):
         raise MissingError(
             f"{whole.head} must be trained before it is evaluated; there is no run {folder}",
-            hint=choose.command("train", recipe, head, run, before),
+            hint=choose.command("train", recipe, head, run, before, protocol),
         )
     if whole.features.normalise == "none" and any(text.strip().startswith("source.") for text in before):
         raise UsageError(
@@ -67,11 +75,17 @@ def evaluate(
 
 
 def evaluate_held(
-    folder: Path, recipe: str | None, head: str | None, sets: Sequence[str], checkpoint: str | None, device: str
+    folder: Path,
+    recipe: str | None,
+    head: str | None,
+    sets: Sequence[str],
+    checkpoint: str | None,
+    device: str,
+    protocol: str | None = None,
 ) -> Evaluation:
     """Evaluate the run in `folder`, trained or not; recipe, head and settings given beside it must be those it has."""
-    _, after = choose.split_sets(sets, choose.AFTER)
-    require_named(folder, recipe, head, sets)
+    require_named(folder, recipe, head, sets, protocol)
+    after = [*_of_protocol(folder, protocol), *choose.split_sets(sets, choose.AFTER)[1]]
     after = [*after, *_found_part(folder, after)]
     if is_trained(folder):
         return evaluate_trained(folder, after, checkpoint, device)
@@ -86,19 +100,41 @@ def evaluate_held(
     return evaluate_untrained(whole, folder, after, checkpoint, device)
 
 
-def require_named(folder: Path, recipe: str | None, head: str | None, sets: Sequence[str]) -> None:
+def _of_protocol(folder: Path, name: str | None) -> list[str]:
+    """Target and evaluation of a protocol, as settings; warns where the run in `folder` wasn't trained as it says."""
+    if name is None:
+        return []
+    from pipeline.folder import read_config
+
+    own = plain(read_config(folder))
+    training, after = choose.split_sets(
+        preset_of(name).settings(unlabelled=bool(own["train"]["unlabelled"])), choose.AFTER
+    )
+    changed = differences(own, plain(build(Recipe, override(own, training))))
+    if changed:
+        words = ", ".join(f"{field} {was!r}, not {now!r}" for field, was, now in changed)
+        warn(
+            f"the run {folder} was trained otherwise than {name} says ({words}): only target and evaluation are its own"
+        )
+    return after
+
+
+def require_named(
+    folder: Path, recipe: str | None, head: str | None, sets: Sequence[str], protocol: str | None = None
+) -> None:
     """UsageError naming every setting in which recipe, head or `sets` differ from the run's own; target and eval may be set freely."""
     from pipeline.folder import CONFIG, read_config
 
     after = choose.split_sets(sets, choose.AFTER)[1]
     held = plain(read_config(folder, after))
     if recipe:
-        asked = plain(choose.load(recipe, head, sets))
+        asked = plain(choose.load(recipe, head, sets, protocol))
     else:
         asked = plain(build(Recipe, override(read_json(folder / CONFIG), sets))) | ({"head": head} if head else {})
     held["head_config"] = {name: held["head_config"].get(name) for name in asked["head_config"]}
     free = set(OWN)
     free |= {f"{role}.part" for role in ("source", "target") if ":" in asked[role]["dataset"] and recipe}
+    free |= {"target", "eval"} if protocol else set()  # the protocol's are taken
     changed = [row for row in differences(held, asked) if row[0] not in free and row[0].split(".")[0] not in free]
     if changed:
         lines = "".join(f"\n  {field}: {was!r} in the run, {now!r} asked for" for field, was, now in changed)
@@ -125,6 +161,7 @@ def evaluate_trained(folder: Path, sets: Sequence[str], checkpoint: str | None, 
     from pipeline.runs import evaluate_run
 
     recipe = read_config(folder, list(sets))
+    choose.say_meant(recipe.target.dataset)
     say(f"eval: the trained run {folder} on {recipe.target.dataset}/{recipe.target.part}")
     with display(f"evaluate {folder.name}", "done") as show, enough_memory("evaluating", MEMORY_HINT):
         found = evaluate_run(

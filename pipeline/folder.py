@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def note_session(folder: Path, identity: dict[str, Any], device: torch.device, done: int) -> None:
-    """Add to provenance.json that the run starts, or goes on after `done` iterations, here and now."""
+def note_session(
+    folder: Path, identity: dict[str, Any], device: torch.device, done: int, leaks: Sequence[str] = ()
+) -> None:
+    """Add to provenance.json that the run starts, or goes on after `done` iterations, here and now; leaks: see `pipeline.leaks`."""
     path = folder / PROVENANCE
-    held = read_json(path) if path.exists() else {"data": plain(identity), "sessions": []}
+    held = read_json(path) if path.exists() else {"data": plain(identity), "leaks": list(leaks), "sessions": []}
     session = {"started": time.strftime("%Y-%m-%d %H:%M:%S %z"), "after_iteration": done, **machine(device)}
     write_json(path, {**held, "sessions": [*held["sessions"], session]})

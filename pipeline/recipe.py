@@ -74,7 +74,9 @@ class Domain:
 
     unlabelled: the partition whose clips may be used in training without labels (target only). exclude: ids of clips never drawn,
     beside those that failed extraction. min_class: whether a class with fewer usable clips than an episode takes is refused or dropped;
-    one without any usable clip is left out either way.
+    one without any usable clip is left out either way. drop_classes: classes that are left out of the dataset as if it had none of them.
+    shared: what becomes of clips that are evaluated on and trained on too (target only): "refuse"; "drop" them from training; "keep" them,
+    as some published protocols do.
     """
 
     dataset: str
@@ -82,6 +84,8 @@ class Domain:
     unlabelled: str | None = None
     exclude: tuple[str, ...] = ()
     min_class: MinClass = "refuse"
+    drop_classes: tuple[str, ...] = ()
+    shared: Literal["refuse", "drop", "keep"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,10 @@ class Recipe:
             raise ValueError(f"train.unlabelled is {self.train.unlabelled}, but target.unlabelled names no partition")
         if self.source.unlabelled is not None:
             raise ValueError("source.unlabelled has no use; unlabelled clips come from the target")
+        if self.source.shared != "refuse":
+            raise ValueError(
+                "source.shared has no use; what training shares with the evaluation is said by target.shared"
+            )
         tasks = self.train.tasks_per_batch
         if self.head_config.get("tasks_per_batch", tasks) != tasks:
             raise ValueError(
@@ -201,12 +209,12 @@ def _unknown_recipe(name: str, folder: Path) -> UsageError:
     return UsageError(f"unknown recipe {name!r}", hint=f"did you mean {likely!r}? {every}" if likely else every)
 
 
-def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+def merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """`base` with `values` in it or over it; tables are merged, everything else is replaced."""
     made = dict(base)
     for key, value in values.items():
         held = made.get(key)
-        made[key] = _merged(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+        made[key] = merged(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
     return made
 
 
@@ -223,7 +231,13 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if other.resolve() in seen:
         raise UsageError(f"{path}: extends = {base!r} leads back to {other.name}, so neither has a beginning")
     inherited = {key: value for key, value in _read(other, seen).items() if key not in OWN}
-    return _merged(inherited, values)
+    return merged(inherited, values)
+
+
+def settings_of(name_or_path: str) -> dict[str, Any]:
+    """What the file of a recipe says, and what it inherits, as nested tables; errors as `load_recipe` has them."""
+    path = _path_of(name_or_path, Path())
+    return {"name": path.stem, **_read(path)}
 
 
 def load_recipe(name_or_path: str, sets: tuple[str, ...] | list[str] = ()) -> Recipe:
@@ -233,8 +247,7 @@ def load_recipe(name_or_path: str, sets: tuple[str, ...] | list[str] = ()) -> Re
     all of it but what a recipe says of itself (`OWN`) is inherited, table by table. Raises UsageError for unknown names, keys and values
     that don't fit (with the nearest one) and for recipes that extend each other in a circle, MissingError for a path that isn't there.
     """
-    path = _path_of(name_or_path, Path())
-    return build(Recipe, override({"name": path.stem, **_read(path)}, sets))
+    return build(Recipe, override(settings_of(name_or_path), sets))
 
 
 def default_recipes() -> dict[str, str]:

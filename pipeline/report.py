@@ -149,7 +149,7 @@ def _header(recipe: Recipe, main: Evaluation) -> dict[str, str]:
             "\u00b1 is half of the 95 % interval over episodes."
         ),
         "scale": figures.scale(main.accuracy, main.interval, 100 / protocol["way"], mark),
-        "against": _against(main, published),
+        "against": _against(main, published) + "".join(f" Leak: {escape(text)}." for text in main.leaks),
     }
 
 

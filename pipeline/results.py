@@ -26,6 +26,7 @@ class Evaluation:
     drawn). confusion[true][said]: counts; `said` is one of the episode's classes. correct: right answers of each episode, in order of
     index, out of answers_per_episode; two evaluations with equal `identity` entries for data, protocol and seed pair up by it.
     identity: what the numbers depend on (dataset, part, hashes, protocol, seed, head, checkpoint). seconds: encoding and matching.
+    leaks: what the training shares with this evaluation, in words.
     """
 
     accuracy: float
@@ -40,6 +41,7 @@ class Evaluation:
     correct: tuple[int, ...]
     identity: dict[str, Any]
     seconds: dict[str, float]
+    leaks: tuple[str, ...] = ()
 
     def line(self) -> str:
         """The headline: accuracy, interval, number of episodes."""
@@ -87,7 +89,10 @@ def file_name(dataset: str, asked: Recipe, own: Recipe, checkpoint: str | None =
     words += [asked.target.part] if asked.target.part != own.target.part else []
     words += [f"{getattr(a, n)}{n}" for n in ("way", "shot", "query", "episodes") if getattr(a, n) != getattr(b, n)]
     words += [f"seed{a.seed}"] if a.seed != b.seed else []
-    drawn, usual = ((r.target.exclude, r.target.min_class) for r in (asked, own))
+    drawn, usual = (
+        (r.target.exclude, r.target.min_class, *([r.target.drop_classes] if r.target.drop_classes else []))
+        for r in (asked, own)
+    )
     words += [f"clips-{digest(drawn, 6)}"] if drawn != usual else []
     words += [checkpoint] if checkpoint else []
     return f"eval-{'-'.join(words)}.json"
@@ -105,6 +110,7 @@ def read_evaluation(path: Path) -> Evaluation:
     values = read_json(path)
     try:
         tuples = {k: tuple(values[k]) for k in ("classes", "per_class", "queries", "correct")}
+        tuples["leaks"] = tuple(values.get("leaks", ()))
         return Evaluation(**{**values, **tuples, "confusion": tuple(map(tuple, values["confusion"]))})
     except (KeyError, TypeError) as error:
         raise IntegrityError(f"{path} is not an evaluation: {error}", hint="evaluate again") from error

@@ -11,9 +11,9 @@ from cache.spec import FeatureSpec
 from cache.store import open_store, stores_under
 from extract.config import device_of, store_path
 from fsar_cache.canonical import digest, plain
-from fsar_cache.console import warn
 from fsar_cache.errors import IntegrityError, MissingError, UsageError
 from fsar_cache.settings import build, override
+from pipeline import leaks
 from pipeline.assemble import Opened, Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, unpack_model
 from pipeline.evaluate import Progress, evaluate
@@ -155,10 +155,13 @@ def _evaluate(
     }
     trained_on = trained.get("trained_on") or {}
     _require_trained_kinds(data, trained_on.get("source") or {})
-    _warn_of_seen(data, trained_on)
+    own = read_config(folder)
+    leaking = leaks.leaks_of_run(own, recipe.target) if trained["checkpoint"] and "published" not in trained_on else ()
+    leaks.tell(leaking)
     with repeatable(target):
         found = evaluate(model.to(target), source, sampler, identity={**data, **method, **trained}, report=report)
-    write_evaluation(folder / file_name(data["dataset"], recipe, read_config(folder), mark), found)
+    found = replace(found, leaks=leaking)
+    write_evaluation(folder / file_name(data["dataset"], recipe, own, mark), found)
     return found
 
 
@@ -170,11 +173,3 @@ def _require_trained_kinds(data: dict[str, Any], source: dict[str, Any]) -> None
                 f"the run was trained with {kind} {source[kind]}, and its recipe now makes {kind} {data.get(kind)}",
                 hint=f"bring back the store, or the weights, that its {kind} was of, or train a new run",
             )
-
-
-def _warn_of_seen(data: dict[str, Any], trained_on: dict[str, Any]) -> None:
-    """Say so where the clips of this evaluation are those the head was trained on: such a number is no test."""
-    for role, how in (("source", "with their labels"), ("unlabelled", "without labels")):
-        seen = trained_on.get(role) or {}
-        if all(seen.get(name) == data[name] for name in ("dataset", "part", "split")):
-            warn(f"the clips of {data['dataset']}/{data['part']} were trained on, {how}: this accuracy is no test")

@@ -78,6 +78,7 @@ def extract(
         warn(f"weights {features.weights} have seen nothing; for numbers that mean something: --weights {better}")
     if not dry_run:
         _render_missing(expand(dataset))
+    choose.say_meant(dataset)
     if kind == "text":
         if dry_run:
             raise UsageError("a class list takes seconds: there is nothing to plan", hint="leave out --dry-run")
@@ -131,7 +132,8 @@ def _plan(name: str, config: Any, retry_failed: bool) -> Plan:
             cost = f"{1000 * (each.decode + each.compute):.0f} ms per clip, about {each.seconds:.0f} s in all"
             say(f"  tried {each.tried}: {cost}")
     if made.absent:
-        warn(f"{len(made.absent)} files are not there, e.g. {made.absent[0]}")
+        stops = "; the extraction would stop for them: --skip-missing goes on without" if made.refused else ""
+        warn(f"{len(made.absent)} files are not there, e.g. {made.absent[0]}{stops}")
     say(f"  into {made.path}")
     return made
 

@@ -19,12 +19,14 @@ import torch
 
 from cache.lock import exclusive
 from extract.config import device_of
+from fsar_cache import places
 from fsar_cache.canonical import differences
 from fsar_cache.errors import IntegrityError, Interrupted, UsageError
 from pipeline.assemble import Places, Workshop, fit_normaliser, workshop
 from pipeline.checkpoints import load_checkpoint, pack_state, save_checkpoint, unpack_model, unpack_training
 from pipeline.evaluate import evaluate
 from pipeline.folder import CHECKPOINTS, CONFIG, LAST, METRICS, note_session, write_config
+from pipeline.leaks import tell
 from pipeline.loop import Training, repeatable, stream
 from pipeline.metrics import MetricsLog
 from pipeline.recipe import Recipe
@@ -103,6 +105,8 @@ class Run:
         self.recipe = replace(shop.recipe, head_config=asdict(model.head.config))
         self.folder = folder
         self.data, self.identity = shop.training()
+        self.leaks = shop.leaks
+        tell(self.leaks)
         self.device = device
         self.training = Training(self.recipe, model, device)
         self.validation = _validation(shop)
@@ -115,7 +119,7 @@ class Run:
         self._resume()
         before, row = self.training.iteration, dict[str, float]()
         if before < train.iterations:
-            note_session(self.folder, self.identity, self.training.device, before)
+            note_session(self.folder, self.identity, self.training.device, before, self.leaks)
         with (
             closing(MetricsLog(self.folder / METRICS, before)) as log,
             closing(stream(self.data, self.training.model.head, self.recipe, before)) as episodes,
@@ -183,7 +187,7 @@ def command_that_continues(folder: Path, device: torch.device) -> str:
     """The command line that goes on with the run in `folder`, whatever command began it: by the recipe that the run keeps."""
     where = f"{folder}" if "/" in f"{folder}" else f"./{folder}"
     words = ["fsar-cache", "train", "--recipe", f"{where}/{CONFIG}", "--run", where, "--device", str(device)]
-    return shlex.join(words)
+    return shlex.join([*words, *places.videos_words()])
 
 
 def _validation(shop: Workshop) -> Validation | None:

@@ -1,56 +1,106 @@
-"""The clips that are measured on are none of those that are trained on."""
+"""The clips that are measured on are none of those that are trained on, unless the recipe's `target.shared` says otherwise."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 
+from fsar_cache.console import say, warn_once
 from fsar_cache.errors import UsageError
-from pipeline.recipe import Domain, Recipe
-from splits.datasets import open_split
+from pipeline.domains import Used, used
+from pipeline.recipe import Recipe
+from splits.overlap import clip_overlap
 
-Clip = tuple[str, float | None, float | None]
-"""A file and its time span in seconds."""
+SOURCE, UNLABELLED, VALIDATION, TARGET = "source.part", "target.unlabelled", "train.validate_part", "target.part"
+"""The settings that name what is trained on, validated on and evaluated on."""
 
 
-def require_unseen(recipe: Recipe) -> None:
-    """UsageError where the recipe would train on, or choose a checkpoint by, clips that it evaluates on, or validate on training clips.
+@dataclass(frozen=True)
+class Both:
+    """Clips that stand on two sides. seen: ids in the partition that `setting` names; kept: ids in the one that `own` names, of `total`."""
 
-    A clip is its file and time span, whatever the names of its dataset and partition. Excluded clips don't count.
-    """
-    source, target, train = recipe.source, recipe.target, recipe.train
-    training = {"source.part": _clips(source, source.part)}
-    if train.unlabelled and target.unlabelled is not None:
-        training["target.unlabelled"] = _clips(target, target.unlabelled)
-    held = {"target.part": _clips(target, target.part)}
-    if train.validate_every:
-        validation = {"train.validate_part": _clips(source, train.validate_part)}
-        _require_disjoint(training, validation, "validation")
+    setting: str
+    own: str
+    seen: tuple[str, ...]
+    kept: tuple[str, ...]
+    total: int
+
+    @property
+    def use(self) -> str:
+        """What the held clips are for."""
+        return "validation" if self.own == VALIDATION else "evaluation"
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.kept)} of {self.total} {self.use} clips ({self.own}) are also used in training ({self.setting}), "
+            f"e.g. {self.kept[0]!r}"
+        )
+
+
+def trained_on(recipe: Recipe) -> dict[str, Used]:
+    """The partitions that a training reads, by the settings that name them; without excluded clips."""
+    source, target = recipe.source, recipe.target
+    made = {SOURCE: used(source, source.part)}
+    if recipe.train.unlabelled and target.unlabelled is not None:
+        made[UNLABELLED] = used(target, target.unlabelled)
+    return made
+
+
+def shared_clips(recipe: Recipe) -> list[Both]:
+    """The clips that are trained on, or validated on, and held out all the same. A clip is its file and time span."""
+    training, held = trained_on(recipe), {TARGET: used(recipe.target, recipe.target.part)}
+    found = []
+    if recipe.train.validate_every:
+        validation = {VALIDATION: used(recipe.source, recipe.train.validate_part)}
+        found = _both(training, validation)
         training |= validation
-    _require_disjoint(training, held, "evaluation")
+    return found + _both(training, held)
 
 
-def _clips(domain: Domain, part: str) -> dict[Clip, str]:
-    """The ids of a partition's clips by file and span, without the excluded ones."""
-    split, out = open_split(domain.dataset), frozenset(domain.exclude)
-    root = os.path.abspath(split.root)
-    return {
-        (os.path.normpath(os.path.join(root, video.path)), video.start, video.end): video.id
-        for video in split.part(part).videos
-        if video.id not in out
-    }
-
-
-def _require_disjoint(
-    training: Mapping[str, Mapping[Clip, str]], held: Mapping[str, Mapping[Clip, str]], use: str
-) -> None:
+def _both(training: Mapping[str, Used], held: Mapping[str, Used]) -> list[Both]:
+    found = []
     for (setting, seen), (own, kept) in product(training.items(), held.items()):
-        both = sorted(kept[clip] for clip in seen.keys() & kept.keys())
-        if both:
-            raise UsageError(
-                f"{len(both)} of {len(kept)} {use} clips ({own}) are also used in training ({setting}), e.g. {both[0]!r}: "
-                f"the {use} would say nothing about unseen clips",
-                hint=f"name another partition with --set {own}=NAME or --set {setting}=NAME (a list has them in its column partition, "
-                "a folder as train/ and test/), or leave single clips out with source.exclude or target.exclude",
-            )
+        shared = clip_overlap(seen.split, seen.part, kept.split, kept.part)
+        if shared.second:
+            found.append(Both(setting, own, shared.first, shared.second, len(kept.part.videos)))
+    return found
+
+
+def apart(recipe: Recipe) -> Recipe:
+    """The recipe as it is trained: where `target.shared` is "drop", what is held out is excluded from training (and validation).
+
+    UsageError where it is "refuse" and there are such clips; "keep" leaves them where they are. Both are said.
+    """
+    found, how = shared_clips(recipe), recipe.target.shared
+    if not found:
+        return recipe
+    if how == "refuse":
+        raise _refusal(found[0])
+    for each in found:
+        if how == "drop":
+            say(f"{each}: training leaves them out (target.shared = drop)")
+        else:
+            warn_once(f"{each}: they stay there (target.shared = keep), so the number is not of unseen clips alone")
+    return without(recipe, found) if how == "drop" else recipe
+
+
+def without(recipe: Recipe, found: list[Both]) -> Recipe:
+    """The recipe whose training and validation exclude the clips that are held out."""
+    source, target = recipe.source, recipe.target
+    own = [name for each in found if each.setting != UNLABELLED for name in each.seen]
+    pool = [name for each in found if each.setting == UNLABELLED for name in each.seen]
+    return replace(
+        recipe,
+        source=replace(source, exclude=tuple(dict.fromkeys((*source.exclude, *own)))),
+        target=replace(target, exclude=tuple(dict.fromkeys((*target.exclude, *pool)))),
+    )
+
+
+def _refusal(each: Both) -> UsageError:
+    return UsageError(
+        f"{each}: the {each.use} would say nothing about unseen clips",
+        hint=f"name another partition with --set {each.own}=NAME or --set {each.setting}=NAME (a list has them in its column partition, "
+        "a folder as train/ and test/); leave them out of training with --set target.shared=drop, single clips with source.exclude or "
+        "target.exclude; or keep them, as some published protocols do: --set target.shared=keep",
+    )

@@ -12,6 +12,7 @@ import worlds
 from cache.rows import Outcome, Row
 from cache.spec import FeatureSpec
 from cache.store import create, open_store, stores_under
+from fsar_cache.console import forget_warnings
 from fsar_cache.errors import IntegrityError, MissingError
 from pipeline.assemble import workshop
 from pipeline.runs import evaluate_run, evaluate_untrained
@@ -55,6 +56,7 @@ def test_an_evaluation_on_training_clips_is_said_to_be_no_test(
     world = worlds.make_world(tmp_path)
     recipe = world.recipe("train.iterations=4")
     folder = tmp_path / "run"
+    forget_warnings()
     train(recipe, folder, world.places, device="cpu")
     evaluate_run(folder, world.places, device="cpu")
     assert "no test" not in capsys.readouterr().err

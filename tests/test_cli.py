@@ -101,6 +101,8 @@ def test_reading_commands_offer_json() -> None:
         (["train", "--head", "otam", "--recipe", "demo"], 2, "gslta"),
         (["train", "--head", "gslta", "--set", "train.iteration=5"], 2, "iterations"),
         (["train", "--head", "gslta", "--iterations", "0"], 2, "iterations"),
+        (["train", "--head", "gslta", "--protocol", "gslta-ufc101"], 2, "'gslta-ucf101'"),
+        (["train", "--head", "gslta", "--videos", "no/such/folder"], 3, "no/such/folder"),
         (["extract", "synth-sorce"], 2, "synth-source"),
         (["extract", "synth-source", "--dry-run"], 3, "fsar-cache synth --domain source"),
         (["extract", "folder:/no/such/folder"], 3, "/no/such/folder"),
@@ -227,7 +229,7 @@ def test_an_interruption_names_the_very_command(
 
 
 @pytest.mark.parametrize(
-    "kind", ["heads", "backbones", "cuts", "datasets", "recipes", "transforms", "sampling", "decoders"]
+    "kind", ["heads", "backbones", "cuts", "datasets", "recipes", "protocols", "transforms", "sampling", "decoders"]
 )
 def test_lists_are_complete_and_equal_as_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", kind]) == 0
@@ -514,11 +516,15 @@ def test_make_targets_pass_their_variables_on() -> None:
         (["extract", "DATASET=synth"], "extract synth"),
         (["extract", "DATASET=synth", "BACKBONE=resnet34", "CUT=map"], "extract synth --backbone resnet34 --cut map"),
         (["train", "HEAD=gslta"], "train --head gslta"),
+        (["extract", "DATASET=ssv2", "MISSING=skip", "VIDEOS=/v"], "extract ssv2 --skip-missing --videos /v"),
+        (["train", "HEAD=trx", "PROTOCOL=ssv2-full-5shot"], "train --head trx --protocol ssv2-full-5shot"),
         (["eval", "TARGET=synth-target"], "eval --target synth-target"),
+        (["eval", "PROTOCOL=gslta-rareact"], "eval --protocol gslta-rareact"),
         (["run", "RECIPE=otam", "RUN=mine"], "run --recipe otam --run mine"),
         (["demo"], "run --recipe demo"),
     ):
         assert make(*words).stdout.split(".venv/bin/fsar-cache ")[-1].split() == command.split()
+    assert "make extract MISSING=skip" in make("extract", "DATASET=ssv2", "MISSING=no").stderr
     missing = make("train")
     assert missing.returncode == 2
     assert "make train HEAD=gslta" in missing.stderr

@@ -286,7 +286,7 @@ def test_retry_failed_tries_blocks_with_failures_and_no_others(mixed: Split, tmp
     assert again.failed == first.failed
     assert (again.made, again.skipped) == (16, 1)  # the last block has no failure
     with pytest.raises(FailedVideosError) as caught:
-        extract(mixed, dataclasses.replace(SMALL, max_failures=0.0), tmp_path)
+        extract(mixed, dataclasses.replace(SMALL, max_failures=0.0, skip_missing=True), tmp_path)
     assert "--retry-failed" in str(caught.value.hint)
     assert "appear or change" in str(caught.value.hint)
 

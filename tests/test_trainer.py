@@ -37,7 +37,7 @@ from pipeline.model import Model
 from pipeline.normalise import Normaliser
 from pipeline.recipe import Domain, Features, Recipe, load_recipe, recipe_of_head
 from pipeline.trainer import command_that_continues, train
-from pipeline.unseen import require_unseen
+from pipeline.unseen import apart
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -444,9 +444,9 @@ def test_one_clip_under_two_names_is_found_and_may_be_excluded(tmp_path: Path) -
     target.write_text(target.read_text() + "again,test0,x/../source-train-2-3.mp4,test\n")
     recipe = world.recipe()
     with pytest.raises(errors.UsageError, match=r"1 of 25 evaluation clips .*'again'"):
-        require_unseen(recipe)
-    require_unseen(world.recipe('target.exclude=["again"]'))
-    require_unseen(world.recipe('source.exclude=["source-train-2-3"]'))
+        apart(recipe)
+    apart(world.recipe('target.exclude=["again"]'))
+    apart(world.recipe('source.exclude=["source-train-2-3"]'))
 
 
 def workshop_identity(world: World) -> dict[str, object]:

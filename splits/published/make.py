@@ -101,7 +101,7 @@ def differences(facts: Known, parts: dict[str, Part]) -> list[Difference]:
 
 
 def by_rule(facts: Known, disk: OnDisk) -> dict[str, Part]:
-    """The partitions that the split's rule makes, whether its list is imported or not; MissingError where that reads something not there."""
+    """The partitions that the split's rule makes, its list imported or not; MissingError where that reads something not there."""
     return make_parts(_of_rule(facts, disk)[0])
 
 
