@@ -62,8 +62,9 @@ class Standing:
             more = f"\n  and {len(changed) - 5} more" if len(changed) > 5 else ""
             raise IntegrityError(
                 f"{where} has features of {len(changed)} clips that have changed since:{shown}{more}",
-                hint="if this is another dataset of the same name, give it its own: csv:PATH#ALIAS or folder:PATH#ALIAS; "
-                f"else give the changed clips new ids, or remove the store and extract again: rm -r {where}",
+                hint="if these clips lie there twice, move the newer files away; if this is another dataset of the same name, give it its "
+                "own: csv:PATH#ALIAS or folder:PATH#ALIAS; else give the changed clips new ids, or remove the store and extract again: "
+                f"rm -r {where}",
             )
 
     def retry_blocks(self, rows: Sequence[Row], failed: bool) -> list[int]:

@@ -48,6 +48,7 @@ def known_datasets() -> list[tuple[str, str]]:
     kinds = [(kind, DATASETS.get(kind)) for kind in DATASETS]
     rows = [(f"{kind}:PATH" if d.takes_path else kind, d.about) for kind, d in kinds]
     rows += [(group, f"the datasets {', '.join(names)}") for group, names in GROUPS.items()]
+    rows += [(name, "an imported list of your own") for name in _imported() if name not in DATASETS.names()]
     return sorted(rows)
 
 
@@ -96,10 +97,15 @@ def _dataset(kind: str) -> Dataset:
 
 def _goes_by(name: str) -> bool:
     """Whether a name is that of an imported list, or another name of a published split."""
-    from splits.published.imported import imported_names
     from splits.published.known import other_names
 
-    return name in other_names() or name in imported_names()
+    return name in other_names() or name in _imported()
+
+
+def _imported() -> list[str]:
+    from splits.published.imported import imported_names
+
+    return imported_names()
 
 
 def missing(split: Split) -> list[Video]:
@@ -161,12 +167,11 @@ def _split_name(alias: str, kind: str, path: Path) -> str:
 
 
 def _unknown(name: str, kind: str) -> UsageError:
-    known = [shown for shown, _ in known_datasets()]
-    close = nearest(kind, [*DATASETS.names(), *GROUPS])
+    close = nearest(kind, [*DATASETS.names(), *GROUPS, *_imported()])
     hint = "for a list of your own clips: csv:LIST.csv, in a recipe with --set source.dataset=csv:LIST.csv (and target.dataset)"
     hint = f"did you mean {close!r}? Or {hint}" if close else hint
     if os.path.isdir(name):
         hint = f"for class folders: folder:{name}"
     elif os.path.isfile(name):
         hint = f"for a list of clips: csv:{name}"
-    return UsageError(f"unknown dataset {name!r}; known: {', '.join(known)}", hint=hint)
+    return UsageError(f"unknown dataset {name!r}; fsar-cache list datasets shows all", hint=hint)

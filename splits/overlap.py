@@ -117,9 +117,10 @@ def clip_overlap(one: Split, a: Part, other: Split, b: Part) -> ClipOverlap:
 
 
 def located(root: Path, videos: Iterable[Video]) -> dict[tuple[str, float | None, float | None], list[str]]:
-    """Absolute file and time span -> the ids of the clips there."""
+    """Absolute file and time span, or the segment where the dataset tells it -> the ids of the clips there."""
     made: dict[tuple[str, float | None, float | None], list[str]] = defaultdict(list)
     base = os.path.abspath(root)
     for video in videos:
-        made[os.path.normpath(os.path.join(base, video.path)), video.start, video.end].append(video.id)
+        place = os.path.normpath(os.path.join(base, video.path)), video.start, video.end
+        made[(video.segment, None, None) if video.segment else place].append(video.id)
     return made

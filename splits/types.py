@@ -25,6 +25,7 @@ class Video:
     """One labelled clip: a file, or the span [start, end) in seconds of one. `path` is relative to the split's root.
 
     source: the recording it was cut from, where the dataset tells: clips of one recording share it, also across datasets ("" unknown).
+    segment: which stretch of it, where a file alone doesn't tell: clips of one segment are the same pictures, whatever files hold them.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Video:
     start: float | None = None
     end: float | None = None
     source: str = ""
+    segment: str = ""
 
 
 @dataclass(frozen=True)

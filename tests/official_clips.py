@@ -71,7 +71,7 @@ class World:
         if facts.rule == "official":
             return {c.id: c.label for c in clips if c.partition == part}
         classes = known(facts.base or split).parts[part].classes
-        clips = [c for c in clips if c.label in classes and (not facts.positives or c.annotation == 1)]
+        clips = [c for c in clips if c.label in classes and (facts.base is None or c.annotation == 1)]
         if facts.rule == "otam":
             clips = [c for c in clips if c.partition == ("train" if part == "train" else "val")]
         return {c.id: c.label for c in clips}

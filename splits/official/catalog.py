@@ -29,7 +29,6 @@ class Official:
     annotations: dict[str, tuple[str, ...]]
     classes: tuple[str, ...]
     videos: str
-    containers: tuple[str, ...]
     flips: bool
     spans: bool
     default: tuple[str, ...]

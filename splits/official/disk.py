@@ -6,12 +6,12 @@ import importlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fsar_cache.errors import MissingError
 from splits.official.annotated import Annotated, counted, spelled
 from splits.official.catalog import Official, official
-from splits.official.files import Files, is_as_then, walk
+from splits.official.files import Files, is_as_then, stem, walk
 from splits.official.names import NAMING
 from splits.types import Video
 
@@ -28,19 +28,35 @@ GENERIC = (
 """Names of annotation files that could be any dataset's, so they are not looked for beside the dataset's folder."""
 
 
+class Reader(Protocol):
+    """What the module of each dataset has. It may have more: `rank` of a path (of several files of one clip the lowest is used), `resolver`
+    (where a list's entries mean clips in another way than by `key`), RELEASES of the annotation.
+    """
+
+    def key(self, name: str, /) -> str | None:
+        """What a file or an entry of a list with this name is found by; None where it is no clip's."""
+
+    def expected(self, entry: str, label: str, /) -> str:
+        """Where a clip's file should be, below the dataset's folder."""
+
+    def annotated(self, disk: OnDisk, which: str | None, /) -> Annotated:
+        """The clips as the owners have them."""
+
+
 class OnDisk:
     """One dataset under a folder of videos.
 
     root: its folder, also where it isn't there; official: its facts; files: what was found; paths: clip id -> path of its file below root
-    (for RareAct also YouTube id -> path of a full video); notes: what was seen on the way; extra: video files that are no clips.
+    (for RareAct also YouTube id -> path of a full video); notes: what was seen on the way.
     """
 
     def __init__(self, facts: Official, root: Path, beside: Path, files: Files) -> None:
         self.official, self.root, self.files = facts, root, files
         self._beside = beside
-        self._reader: Any = importlib.import_module(f"splits.official.{facts.name}")
+        module: Any = importlib.import_module(f"splits.official.{facts.name}")
+        self._reader: Reader = module
         self.labels = {spelled(name): name for name in facts.classes}
-        self.paths, self.extra, self.notes = self._indexed()
+        self.paths, self.notes = self._indexed()
         self._annotations: dict[str | None, Annotated] = {}
         inside = [self._beside, *self._annotation_files()]
         self.stamp = [*files.stamp, *((str(path), os.stat(path).st_mtime_ns) for path in inside if path.exists())]
@@ -61,8 +77,24 @@ class OnDisk:
 
         A clip whose file isn't there has the path that is expected. RareAct's names are found in the owners' table (MissingError without).
         """
-        found: Callable[[str, str], Video | None] = self._reader.resolver(self, {entry for entry, _ in entries})
+        resolver = getattr(self._reader, "resolver", None)
+        found: Callable[[str, str], Video | None]
+        found = resolver(self, {entry for entry, _ in entries}) if resolver else self._found
         return [found(entry, label) for entry, label in entries]
+
+    def _found(self, entry: str, label: str) -> Video | None:
+        clip = self._reader.key(entry)
+        return None if clip is None else self.video(clip, label, self.paths.get(clip) or self.expected(entry, label))
+
+    def expected(self, entry: str, label: str) -> str:
+        """Where the file of a list's entry should be."""
+        return self._reader.expected(entry, label)
+
+    @property
+    def releases(self) -> tuple[str | None, ...]:
+        """The annotations that are there, as `annotation` takes them; the usual one where the owners have but one."""
+        known: tuple[str, ...] = getattr(self._reader, "RELEASES", ())
+        return tuple(which for which in known if self.file(f"{which}train") is not None) or (None,)
 
     def clip(self, entry: str, label: str) -> Video | None:
         """The clip that one entry means; `clips` finds many at once."""
@@ -90,19 +122,29 @@ class OnDisk:
             )
         return [path for path in there.values() if path is not None]
 
-    def video(self, clip: str, label: str, path: str | None, expected: str) -> Video:
-        """A whole file as a clip; expected: its path where none was found."""
-        return Video(clip, label, path or expected, source=NAMING[self.official.name].source_of(clip))
+    def video(self, clip: str, label: str, path: str) -> Video:
+        """A whole file as a clip."""
+        return Video(clip, label, path, source=NAMING[self.official.name].source_of(clip))
 
     def nothing_there(self) -> MissingError:
         """The error for a dataset of which nothing is there: what is expected where, and how to get it."""
-        where = f"no folder {' or '.join(self.official.folders[:3])} in {self._beside}"
-        found = f"{self.root} has no video of it" if self.exists else where
+        found = f"{self.root} has no video of it" if self.exists else self._why_not()
         get = "".join(f"\n  {line}" for line in self.official.get)
         return MissingError(
             f"{self.official.title} is not there: {found}{self._words()}\nhow to get it:{get}",
             hint="the folder of datasets is moved by --videos PATH or FSAR_VIDEOS=PATH",
         )
+
+    def _why_not(self) -> str:
+        """What is in the place of the dataset's folder."""
+        try:
+            names = [each.name for each in os.scandir(self._beside) if each.name.lower() in self.official.folders]
+        except OSError as error:
+            return f"can't read {self._beside}: {error.strerror}"
+        if not names:
+            return f"no folder {' or '.join(self.official.folders[:3])} in {self._beside}"
+        place = self._beside / names[0]
+        return f"{place} is a link to nowhere" if place.is_symlink() and not place.exists() else f"{place} is no folder"
 
     def _words(self) -> str:
         return "\nexpected:" + "".join(f"\n  {line}" for line in self.official.layout)
@@ -113,7 +155,7 @@ class OnDisk:
         inside = [file for path in found if path.is_dir() for file in sorted(path.iterdir())]
         return found + inside
 
-    def _indexed(self) -> tuple[dict[str, str], int, tuple[str, ...]]:
+    def _indexed(self) -> tuple[dict[str, str], tuple[str, ...]]:
         """Clip -> path; of several files of one clip the first: video files before frames, in the order that the dataset's module says."""
         key, rank = self._reader.key, getattr(self._reader, "rank", None)
         videos = sorted(self.files.videos, key=rank) if rank else self.files.videos
@@ -127,12 +169,16 @@ class OnDisk:
             elif paths.setdefault(clip, path) is not path:
                 again.append(f"{path} ({paths[clip]} is used)")
         notes = counted("file", "beside another one of the same clip, not used", again)
-        return paths, len(extra), notes + counted("video file", "that no clip is named like, not used", extra)
+        notes += counted("video file", "that no clip is named like, not used", extra)
+        return paths, notes + self._several_annotations()
 
-
-def stem(path: str) -> str:
-    """A file's name without its last extension; a folder of frames has none, and no clip's name has a dot."""
-    return path.rpartition("/")[2].rsplit(".", 1)[0]
+    def _several_annotations(self) -> tuple[str, ...]:
+        """A note of annotation files that are not read because another one of their name is nearer to the top."""
+        notes: tuple[str, ...] = ()
+        for role, names in self.official.annotations.items():
+            there = [path for name in names for path in self.files.named.get(name.lower(), ())]
+            notes += counted("file", f"for {role} beside {there[0]}, not used" if there else "", there[1:])
+        return notes
 
 
 def candidates(facts: Official, videos: Path) -> list[Path]:

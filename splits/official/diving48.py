@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +14,13 @@ if TYPE_CHECKING:
     from splits.official.disk import OnDisk
 
 key = NAMING["diving48"].id_of
+RELEASES = ("v1", "v2")
+"""The annotations there are; published splits use the first."""
 
 
-def clip(disk: OnDisk, entry: str, label: str) -> Video | None:
-    """The clip of this name."""
-    found = key(entry)
-    return (found and disk.video(found, label, disk.paths.get(found), f"rgb/{found}.mp4")) or None
-
-
-def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
-    """What finds the clip that a list's entry names, given entry and class."""
-    return partial(clip, disk)
+def expected(entry: str, label: str) -> str:
+    """Where the clip's file should be."""
+    return f"rgb/{entry}.mp4"
 
 
 def annotated(disk: OnDisk, which: str | None) -> Annotated:
@@ -52,7 +46,7 @@ def _release(disk: OnDisk, which: str, classes: tuple[str, ...]) -> Annotated:
     files = disk.require_file(f"{which}train", f"{which}test")
     for part, file in zip(("train", "test"), files, strict=True):
         for name, number in _records(file, len(classes)):
-            made = clip(disk, name, classes[number])
+            made = disk.clip(name, classes[number])
             if name in clips or made is None:
                 twice.append(name)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from fsar_cache.errors import MissingError
@@ -12,6 +13,8 @@ from splits.frames import IMAGES, VIDEOS
 
 DEPTH = 5
 """How many folders down clips may lie."""
+LOOK = 16
+"""Entries of a folder among which an image must be, for a folder of frames."""
 
 
 @dataclass
@@ -19,20 +22,21 @@ class Files:
     """Paths relative to the folder that was walked, with `/`, sorted.
 
     videos: video files; frames: folders of extracted frames; named: small name -> paths of the files and folders that were asked for by
-    name, the least deep first; others: how many other files there are; stamp: every folder that was read and when it was changed last.
+    name, the least deep first; stamp: every folder that was read and when it was changed last; seen: their
+    devices and inodes.
     """
 
     videos: list[str] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
     named: dict[str, list[str]] = field(default_factory=dict)
-    others: int = 0
     stamp: list[tuple[str, int]] = field(default_factory=list)
+    seen: set[tuple[int, int]] = field(default_factory=set)
 
 
 def walk(root: Path, wanted: Collection[str], is_clip: Callable[[str], bool]) -> Files:
     """Walk `root`; wanted: names, in small letters, of files and folders to note; is_clip: whether a folder's name may be a clip's.
 
-    Hidden entries don't count, links are followed. A folder whose name may be a clip's and whose first file is an image holds the frames of
+    Hidden entries don't count, links are followed. A folder whose name may be a clip's and that begins with images holds the frames of
     that clip and isn't looked into further. MissingError for a folder that can't be read.
     """
     found = Files()
@@ -49,7 +53,11 @@ def _walk(
 ) -> None:
     here = root / below if below else root
     try:
-        found.stamp.append((str(here), os.stat(here).st_mtime_ns))
+        facts = os.stat(here)
+        if (facts.st_dev, facts.st_ino) in found.seen:
+            return  # a link to a folder that was walked already
+        found.seen.add((facts.st_dev, facts.st_ino))
+        found.stamp.append((str(here), facts.st_mtime_ns))
         with os.scandir(here) as entries:
             seen = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
@@ -63,23 +71,20 @@ def _walk(
             folders.append(name)
         elif small.endswith(VIDEOS):
             found.videos.append(path)
-        elif small not in wanted:
-            found.others += 1
     for name in sorted(folders):
-        if is_clip(name) and _starts_with_an_image(here / name):
+        if is_clip(name) and _holds_images(here / name):
             found.frames.append(f"{below}{name}")
         elif depth + 1 < DEPTH:
             _walk(root, f"{below}{name}/", depth + 1, wanted, is_clip, found)
 
 
-def _starts_with_an_image(folder: Path) -> bool:
-    """Whether the first file that the folder gives is an image; only that much is read of it."""
+def _holds_images(folder: Path) -> bool:
+    """Whether an image is among the first entries that the folder gives; no more is read of it."""
     try:
         with os.scandir(folder) as entries:
-            first = next((entry for entry in entries if not entry.name.startswith(".")), None)
+            return any(entry.name.lower().endswith(IMAGES) for entry in islice(entries, LOOK))
     except OSError:
         return False
-    return first is not None and first.name.lower().endswith(IMAGES)
 
 
 def is_as_then(stamp: list[tuple[str, int]]) -> bool:
@@ -88,3 +93,8 @@ def is_as_then(stamp: list[tuple[str, int]]) -> bool:
         return all(os.stat(folder).st_mtime_ns == then for folder, then in stamp)
     except OSError:
         return False
+
+
+def stem(path: str) -> str:
+    """A file's name without its last extension; a folder of frames has none, and no clip's name has a dot."""
+    return path.rpartition("/")[2].rsplit(".", 1)[0]

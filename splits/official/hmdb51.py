@@ -25,6 +25,11 @@ _LIST = re.compile(r"(.+)_test_split1\.txt")
 _PARTITION = {"0": "all", "1": "train", "2": "test"}
 
 
+def expected(entry: str, label: str) -> str:
+    """Where the clip's file should be."""
+    return f"{label}/{entry}.avi"
+
+
 def underscored(name: str) -> str:
     """The name as tools clean it that turn every special character into an underscore."""
     return _SPECIAL.sub("_", name).casefold()
@@ -75,7 +80,7 @@ def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Vid
     cleaned = Cleaned(disk.paths, {*known, *entries})
 
     def clip(entry: str, label: str) -> Video | None:
-        return disk.video(entry, label, cleaned.path(entry), f"{label}/{entry}.avi") if key(entry) else None
+        return disk.video(entry, label, cleaned.path(entry) or expected(entry, label)) if key(entry) else None
 
     return clip
 
@@ -98,7 +103,7 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
     if not listed:
         raise MissingError(f"no <class>_test_split1.txt in {folder}", hint=f"get it: {disk.official.get[0]}")
     cleaned = Cleaned(disk.paths, listed)
-    clips = {n: disk.video(n, label, cleaned.path(n), f"{label}/{n}.avi") for n, (label, _) in listed.items()}
+    clips = {n: disk.video(n, label, cleaned.path(n) or expected(n, label)) for n, (label, _) in listed.items()}
     used = {video.path for video in clips.values()}
     notes = counted("line", "of the owners' lists for a clip that has one already, not used", twice)
     renamed = [n for n in sorted(listed) if n not in disk.paths and cleaned.path(n)]
@@ -142,8 +147,13 @@ def _of_files(disk: OnDisk) -> Annotated:
         if label is None:
             strange.append(path)
         else:
-            clips[name] = disk.video(name, label, path, path)
+            clips[name] = disk.video(name, label, path)
     if not clips:
         raise disk.nothing_there()
     notes = counted("file", "in no class folder and naming no class, not used", strange)
+    if not any(map(_SPECIAL.search, clips)):
+        notes += (
+            "no name has a special character: a tool has cleaned them, so ids differ from the official ones; with the "
+            f"owners' lists ({disk.official.annotations['lists'][0]}) they are the official ones",
+        )
     return Annotated(clips, dict.fromkeys(clips, "all"), "class folders", notes)

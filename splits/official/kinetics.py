@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsar_cache.errors import UsageError
 from splits.official.annotated import Annotated, counted, official_label, read_rows, refuse, spelled
-from splits.official.names import NAMING, YOUTUBE
+from splits.official.files import stem
+from splits.official.names import NAMING, YOUTUBE, youtube_span
 from splits.types import Video
 
 if TYPE_CHECKING:
@@ -27,15 +27,30 @@ def rank(path: str) -> int:
     return 0 if path.startswith("replacement/") or "/replacement_for_corrupted" in path else 1
 
 
-def clip(disk: OnDisk, entry: str, label: str) -> Video | None:
-    """The clip of the first 11 characters; where it isn't there the path is the entry's name in train/."""
-    found = key(entry)
-    return (found and disk.video(found, label, disk.paths.get(found), f"train/{entry}.mp4")) or None
+def expected(entry: str, label: str) -> str:
+    """Where the clip's file should be."""
+    return f"train/{entry}.mp4"
 
 
 def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
-    """What finds the clip that a list's entry names, given entry and class."""
-    return partial(clip, disk)
+    """What finds the clip of the first 11 characters; a file of other seconds than the entry names is another clip."""
+
+    def clip(entry: str, label: str) -> Video | None:
+        found = key(entry)
+        if found is None:
+            return None
+        path = disk.paths.get(found, "")
+        said = youtube_span(entry)
+        fits = path and (said is None or is_of(path, said[1]))
+        return disk.video(found, label, path if fits else expected(entry, label))
+
+    return clip
+
+
+def is_of(path: str, start: int) -> bool:
+    """Whether a file may be the clip that begins at this second: its name says so to a second, or says nothing."""
+    said = youtube_span(stem(path))
+    return said is None or abs(said[1] - start) <= 1
 
 
 def annotated(disk: OnDisk, which: str | None) -> Annotated:
@@ -47,6 +62,7 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
     partitions: dict[str, str] = {}
     twice: list[str] = []
     unlabelled: list[str] = []
+    others: list[str] = []
     spelling: dict[str, str] = {}
     for part, file in files.items():
         for label, video, start, end in _rows(file) if file is not None else ():
@@ -56,11 +72,16 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
                 twice.append(video)
             else:
                 name = spelling.get(label) or spelling.setdefault(label, official_label(label, disk.labels))
-                path = disk.paths.get(video) or f"{part}/{video}_{start:06d}_{end:06d}.mp4"
+                path = disk.paths.get(video, "")
+                if path and not is_of(path, start):
+                    others.append(f"{path} ({start} s)")
+                    path = ""
+                path = path or f"{part}/{video}_{start:06d}_{end:06d}.mp4"
                 clips[video] = Video(video, name, path, source=video)
                 partitions[video] = part
     there = [file.name for file in files.values() if file is not None]
     notes = counted("row", "of the annotation for a clip that has one already, not used", twice)
+    notes += counted("file", "of other seconds than the annotation says, not used", others)
     notes += counted("row", "of the annotation without a label, not used", unlabelled)
     unlisted = [path for video, path in disk.paths.items() if video not in clips and "test" not in path.split("/")]
     notes += counted("file", "absent from the annotation, not used", unlisted)
@@ -108,7 +129,7 @@ def _of_folders(disk: OnDisk) -> Annotated:
         label = next((disk.labels[spelled(f)] for f in reversed(folders) if spelled(f) in disk.labels), None)
         if label is None:
             continue
-        clips[video] = disk.video(video, label, path, path)
+        clips[video] = disk.video(video, label, path)
         named = [found[1] for folder in folders if (found := _PARTITION.fullmatch(folder.lower()))]
         partitions[video] = named[0] if named else "train"
     if not clips:

@@ -25,8 +25,7 @@ class Naming:
     """How a dataset names its clips.
 
     id_of: the clip's id from a file's stem or an entry of a list, None for what is no name of this dataset. source_of: the recording that a
-    clip with this id is from, "" where the name doesn't tell; ids of YouTube are the same in every dataset. labelled: ids that name a
-    recording's time span rather than a clip's own id (RareAct), so that only the class tells which row is meant.
+    clip with this id is from, "" where the name doesn't tell; ids of YouTube are the same in every dataset.
     """
 
     id_of: Callable[[str], str | None]

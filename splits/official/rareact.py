@@ -36,12 +36,17 @@ def key(name: str) -> str | None:
     return name if _ID.fullmatch(name) else NAMING["rareact"].id_of(name)
 
 
+def expected(entry: str, label: str) -> str:
+    """Where a full video should be."""
+    return f"{entry}.mp4"
+
+
 def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
     """What finds the clip of a row's number, or of a class and span: the first such row; None for what is no row of the table."""
     clips = disk.annotation().clips
     spans: dict[tuple[str, str], Video] = {}
-    for one in _table(disk):
-        spans.setdefault((one.label, f"{one.video}_{one.start}_{one.end}"), clips[one.row])
+    for video in clips.values():
+        spans.setdefault((video.label, video.segment), video)
 
     def clip(entry: str, label: str) -> Video | None:
         if segment(entry) is None:
@@ -63,12 +68,12 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
 
 def _video(disk: OnDisk, one: Segment) -> Video:
     """The span of the full video where that is there, else the clip that is cut already, else the span of what is expected."""
-    whole, parts = disk.paths.get(one.video), (one.row, f"{one.video}_{one.start}_{one.end}")
-    if whole is None:
-        for name in parts:
-            if name in disk.paths:
-                return Video(one.row, one.label, disk.paths[name], source=one.video)
-    return Video(one.row, one.label, whole or f"{one.video}.mp4", float(one.start), float(one.end), one.video)
+    whole, span = disk.paths.get(one.video), f"{one.video}_{one.start}_{one.end}"
+    cut = disk.paths.get(one.row) or disk.paths.get(span)
+    if cut and not whole:
+        return Video(one.row, one.label, cut, source=one.video, segment=span)
+    path = whole or expected(one.video, one.label)
+    return Video(one.row, one.label, path, float(one.start), float(one.end), one.video, span)
 
 
 def _table(disk: OnDisk) -> list[Segment]:

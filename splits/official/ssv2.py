@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from splits.official.annotated import Annotated, counted, read_records, refuse, spelled
+from fsar_cache.errors import UsageError
+from splits.official.annotated import Annotated, counted, read_json_text, read_records, refuse, spelled
 from splits.official.names import NAMING
 from splits.types import Video
 
@@ -16,17 +15,9 @@ if TYPE_CHECKING:
 key = NAMING["ssv2"].id_of
 
 
-def clip(disk: OnDisk, entry: str, label: str) -> Video | None:
-    """The clip of this number."""
-    found = key(entry)
-    return (
-        found and disk.video(found, label, disk.paths.get(found), f"20bn-something-something-v2/{found}.webm")
-    ) or None
-
-
-def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
-    """What finds the clip that a list's entry names, given entry and class."""
-    return partial(clip, disk)
+def expected(entry: str, label: str) -> str:
+    """Where the clip's file should be."""
+    return f"20bn-something-something-v2/{entry}.webm"
 
 
 def annotated(disk: OnDisk, which: str | None) -> Annotated:
@@ -51,18 +42,32 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
                 twice.append(name)
                 continue
             label = disk.labels.get(spelled(template), template)
-            made = clip(disk, name, label)
+            made = disk.clip(name, label)
             assert made is not None
             clips[name], partitions[name] = made, part
     notes = counted("record", "of the annotation for a clip that has one already, not used", twice)
     unlisted = sorted(disk.paths.keys() - clips.keys() - _tested(disk), key=int)
     notes += counted("file", "absent from the annotation, not used", [disk.paths[name] for name in unlisted])
+    notes += _vocabulary(disk)
     strange = sorted({video.label for video in clips.values()} - set(disk.official.classes))
     return Annotated(
         clips,
         partitions,
         "train.json and validation.json",
         notes + counted("template", "unknown to the official classes", strange),
+    )
+
+
+def _vocabulary(disk: OnDisk) -> tuple[str, ...]:
+    """A note where the owners' labels.json is there and has other classes than are known."""
+    file = disk.file("labels")
+    if file is None:
+        return ()
+    said = read_json_text(file)
+    if not isinstance(said, dict):
+        raise UsageError(f"{file} holds no JSON object of labels", hint="download it again")
+    return counted(
+        "label", f"of {file.name} unknown here, or known here alone", sorted(said.keys() ^ set(disk.official.classes))
     )
 
 

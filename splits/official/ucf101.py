@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +17,9 @@ key = NAMING["ucf101"].id_of
 _LISTS = (("train", "trainlist01.txt"), ("test", "testlist01.txt"))
 
 
-def clip(disk: OnDisk, entry: str, label: str) -> Video | None:
-    """The clip of this name; label: as the list says, in official spelling."""
-    found = key(entry)
-    return (found and disk.video(found, label, disk.paths.get(found), f"UCF-101/{label}/{entry}.avi")) or None
-
-
-def resolver(disk: OnDisk, entries: Collection[str]) -> Callable[[str, str], Video | None]:
-    """What finds the clip that a list's entry names, given entry and class."""
-    return partial(clip, disk)
+def expected(entry: str, label: str) -> str:
+    """Where the clip's file should be."""
+    return f"UCF-101/{label}/{entry}.avi"
 
 
 def annotated(disk: OnDisk, which: str | None) -> Annotated:
@@ -63,7 +55,7 @@ def _listed(file: Path, disk: OnDisk) -> list[Video]:
         folder, _, name = words[0].rpartition("/")
         stem = name.rsplit(".", 1)[0]
         label = disk.labels.get(spelled(folder))
-        found = clip(disk, stem, label or "")
+        found = disk.clip(stem, label or "")
         if label is None or found is None or spelled(ucf_class(stem) or "") != spelled(label):
             bad.append((number, f"no <Class>/v_<Class>_gNN_cNN.avi: {line[:100]!r}"))
         else:
@@ -80,7 +72,7 @@ def _of_files(disk: OnDisk) -> Annotated:
         if label is None:
             strange.append(path)
         else:
-            clips[name] = disk.video(name, label, path, path)
+            clips[name] = disk.video(name, label, path)
     if not clips:
         raise disk.nothing_there()
     notes = counted("file", "of a class unknown to UCF101, not used", strange)

@@ -123,6 +123,8 @@ def read_list(path: Path, dataset: str | None = None) -> Listing:
     MissingError for one that can't be read. Entries that can't be read are in `bad`: `refuse` them.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise NotAList(f"{path} is no file", hint=FORMS)
         if path.stat().st_size > LARGEST:
             raise NotAList(f"{path} has more than {LARGEST >> 20} MB, too much for a list", hint=FORMS)
         data = path.read_bytes()

@@ -50,7 +50,8 @@ class Known:
 
     also: other names for it. origin: whose it is (repository, commit, files); where: an address where the list is to be had. annotation:
     the one of the dataset's annotations that the rule reads, None for the usual one; left_out: ids, and drop: classes, that the rule
-    leaves out. base, positives: the clips of another split that show their class (RareAct). differs: what to know before comparing
+    leaves out. base: another split, whose clips that show their class are
+    this one (RareAct). differs: what to know before comparing
     numbers. guess: what of it is inferred, "" if nothing.
     """
 
@@ -67,7 +68,6 @@ class Known:
     left_out: tuple[str, ...] = ()
     annotation: str | None = None
     also_validation: bool = False
-    positives: bool = False
     differs: tuple[str, ...] = ()
     guess: str = ""
     files: tuple[KnownFile, ...] = ()

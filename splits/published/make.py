@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,19 @@ from splits.datasets import make_parts
 from splits.official.annotated import counted
 from splits.official.catalog import official, official_names
 from splits.official.disk import OnDisk, find
+from splits.published.compared import compared
 from splits.published.imported import Imported, imported_path, read_imported
 from splits.published.known import Known, known, known_names
 from splits.types import Part, Split, Video
 
 Clips = list[tuple[str, Video]]
 """(partition, clip)"""
-RULE = "all clips of the classes of each partition"
 RULES = {
-    "classes": RULE,
+    "classes": "all clips of the classes of each partition",
     "official": "the owners' partitions",
     "otam": "training classes from the owners' training clips, other classes from their validation clips",
 }
 """What a rule does, in words."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A class of a partition that has not as many clips as published."""
-
-    part: str
-    label: str
-    clips: int
-    published: int
 
 
 _MADE: dict[tuple[str, Path], tuple[OnDisk, int, Split]] = {}
@@ -84,22 +74,6 @@ def can_be_made(name: str, videos: Path) -> bool:
         return False
 
 
-def differences(facts: Known, parts: dict[str, Part]) -> list[Difference]:
-    """Where the clips of these partitions are not as many as published, class by class."""
-    made: list[Difference] = []
-    for name, part in parts.items():
-        published = facts.parts.get(name)
-        if published is None or not published.videos:
-            continue
-        there: dict[str, int] = dict.fromkeys(published.classes, 0)
-        for video in part.videos:
-            there[video.label] = there.get(video.label, 0) + 1
-        for label, count in zip(published.classes, published.videos, strict=True):
-            if there[label] != count:
-                made.append(Difference(name, label, there[label], count))
-    return made
-
-
 def by_rule(facts: Known, disk: OnDisk) -> dict[str, Part]:
     """The partitions that the split's rule makes, its list imported or not; MissingError where that reads something not there."""
     return make_parts(_of_rule(facts, disk)[0])
@@ -109,8 +83,10 @@ def _written(name: str) -> int:
     """When the list of this name was imported, in nanoseconds; 0 where none was."""
     try:
         return os.stat(imported_path(name)).st_mtime_ns if name else 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
+    except OSError as error:
+        raise MissingError(f"can't read the imported lists: {error}", hint="FSAR_LISTS moves their folder") from error
 
 
 def _read(name: str) -> Imported:
@@ -122,24 +98,29 @@ def _read(name: str) -> Imported:
 
 def _made(name: str, facts: Known | None, disk: OnDisk, videos: Path) -> Split:
     how: dict[str, Any]
-    if facts is None or _written(name):
-        listed = _read(name)
+    listed = _read(name) if facts is None or _written(name) else None
+    if listed is not None:
         clips, notes = _of_list(listed, disk)
         how = {"made": "the imported list", "files": [f"{f.file} ({f.sha256[:12]})" for f in listed.files]}
-    elif facts.base is not None:
+        if facts is not None:
+            more, told = _lacking(facts, listed, disk, {video.id for _, video in clips})
+            clips, notes = clips + more, notes + told
+    elif facts is not None and facts.base is not None:
         base = open_published(facts.base, videos)
         positive = disk.annotation().positive
         clips = [(p.name, v) for p in base.parts.values() for v in p.videos if v.id in positive]
         notes, how = (), {"made": f"the clips of {facts.base} that show their class", "base": dict(base.provenance)}
     else:
+        assert facts is not None
         clips, notes, how = _of_rule(facts, disk)
     if not clips:
         raise _without_clips(name, disk)
     parts = make_parts(sorted(clips, key=lambda clip: (clip[1].label, clip[1].id)))
-    notes = (*disk.notes, *notes, *compared(facts, parts))
-    provenance = {"kind": "published", "dataset": disk.official.name, **how, "notes": notes}
+    notes = (*disk.notes, *notes)
     if facts is not None:
-        provenance |= {"origin": facts.origin}
+        how["origin"] = facts.origin
+        notes += compared(facts, parts, sure=listed.parts.keys() if listed is not None and listed.published else ())
+    provenance = {"kind": "published", "dataset": disk.official.name, **how, "notes": notes}
     return Split(name, disk.root, parts, provenance, disk.official.flips, disk.official.name)
 
 
@@ -149,18 +130,50 @@ def _of_list(listed: Imported, disk: OnDisk) -> tuple[Clips, tuple[str, ...]]:
     lost: list[str] = []
     seen: dict[str, str] = {}
     again: list[str] = []
-    for part, classes in listed.parts.items():
-        entries = [(entry, label) for label, names in classes.items() for entry in names]
-        for (entry, label), video in zip(entries, disk.clips(entries), strict=True):
-            if video is None:
-                lost.append(f"{label}/{entry}")
-            elif video.id in seen:
-                again.append(f"{entry} ({seen[video.id]} and {part})")
-            else:
-                seen[video.id] = part
-                made.append((part, video if video.label == label else replace(video, label=label)))
+    entries = [(p, label, name) for p, classes in listed.parts.items() for label in classes for name in classes[label]]
+    videos = disk.clips([(name, label) for _, label, name in entries])
+    for (part, label, name), video in zip(entries, videos, strict=True):
+        if video is None:
+            lost.append(f"{label}/{name}")
+        elif video.id in seen:
+            again.append(f"{name} ({seen[video.id]} and {part})")
+        else:
+            seen[video.id] = part
+            made.append((part, video if video.label == label else replace(video, label=label)))
     notes = counted("name", f"of the list unknown to {disk.official.title}, left out", lost)
-    return made, notes + counted("name", "of the list for a clip that stands there already, left out", again)
+    notes += counted("name", "of the list for a clip that stands there already, left out", again)
+    return made, notes + _labelled_otherwise([video for _, video in made], disk)
+
+
+def _labelled_otherwise(clips: Sequence[Video], disk: OnDisk) -> tuple[str, ...]:
+    """A note of clips whose class in the list is not the owners'; nothing where their annotation isn't there."""
+    notes: tuple[str, ...] = ()
+    for which in disk.releases if disk.exists else ():
+        try:
+            owners = disk.annotation(which)
+        except MissingError:
+            continue
+        except UsageError as error:
+            notes += (f"the classes of the list were not compared with the owners': {error.message}",)
+            continue
+        other = [v for v in clips if v.id in owners.clips and owners.clips[v.id].label != v.label]
+        shown = [f"{video.id} ({video.label}, there {owners.clips[video.id].label})" for video in other]
+        notes += counted("clip", f"of the list with another class in {owners.source}", shown)
+    return notes
+
+
+def _lacking(facts: Known, listed: Imported, disk: OnDisk, taken: Collection[str]) -> tuple[Clips, tuple[str, ...]]:
+    """The clips of partitions that the imported list lacks and the split's rule can make."""
+    lacking = [part for part in facts.parts if part not in listed.parts]
+    if not lacking or facts.rule == "list" or facts.base is not None or not disk.exists:
+        return [], ()
+    try:
+        made, notes, _ = _of_rule(facts, disk)
+    except MissingError:
+        return [], ()
+    clips = [(part, video) for part, video in made if part in lacking and video.id not in taken]
+    told = f"the imported list has no {' and no '.join(lacking)}, so {RULES[facts.rule]} make it"
+    return clips, (told, *notes) if clips else ()
 
 
 def _of_rule(facts: Known, disk: OnDisk) -> tuple[Clips, tuple[str, ...], dict[str, Any]]:
@@ -176,8 +189,9 @@ def _of_rule(facts: Known, disk: OnDisk) -> tuple[Clips, tuple[str, ...], dict[s
     left = [each for each in facts.left_out if each in found.clips]
     kept = [v for v in found.clips.values() if v.id not in facts.left_out and v.label not in facts.drop]
     made = list(_by_rule(facts, kept, found.partitions))
-    notes = found.notes + ((f"how it is made is inferred: {facts.guess}",) if facts.guess else ())
-    notes += tuple(f"{len(left)} clips are left out, as published: {', '.join(left)}" for _ in left[:1])
+    notes = found.notes
+    if left:
+        notes += (f"left out, as published: {', '.join(left)}",)
     return made, notes, {"made": RULES[facts.rule], "annotation": found.source}
 
 
@@ -194,19 +208,6 @@ def _by_rule(facts: Known, clips: Iterable[Video], owners: dict[str, str]) -> It
         both = facts.rule == "classes" or (part == "train" and facts.also_validation)
         if part and (both or from_validation == (part != "train")):
             yield part, video
-
-
-def compared(facts: Known | None, parts: dict[str, Part]) -> tuple[str, ...]:
-    """A note where there are fewer or more clips than published, or where a partition is missing."""
-    if facts is None:
-        return ()
-    absent = tuple(f"partition {part} is missing" for part in facts.parts if part not in parts)
-    off = differences(facts, parts)
-    if not off:
-        return absent
-    fewer, more = sum(max(0, d.published - d.clips) for d in off), sum(max(0, d.clips - d.published) for d in off)
-    counts = " and ".join(words for words in (f"{fewer} fewer" * bool(fewer), f"{more} more" * bool(more)) if words)
-    return (*absent, f"{counts} clips than published, in {len(off)} classes (fsar-cache split check {facts.name})")
 
 
 def _without_clips(name: str, disk: OnDisk) -> MissingError:
