@@ -1,8 +1,8 @@
-"""Clips whose files are not there: listed beside the store, told, and refused where they are too many."""
+"""Clips whose files are not there: listed beside the stores, told, and refused where they are too many."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cache.features import FeatureStore
@@ -28,18 +28,21 @@ def absent_rows(rows: Sequence[Row], store: FeatureStore | None = None) -> list[
     return list(dict.fromkeys(row.id for row in bare))
 
 
-def list_of(path: Path) -> Path:
-    """Where the missing clips of the store at `path` are listed; parts of one store share the list."""
-    return path.with_name(f"{path.name.partition('.part-')[0]}.missing.txt")
+def list_of(path: Path, split: Split) -> Path:
+    """Where the missing clips of the split are listed: beside the store at `path` and all others of the dataset, which share the list."""
+    return path.with_name(f"{split.name}.missing.txt")
 
 
-def note_absent(split: Split, path: Path, absent: Sequence[str]) -> Path:
-    """List the clips `absent`, a line each: id, tab, path where its file is expected. The list goes where there are none."""
-    file = list_of(path)
-    if not absent:
+def note_absent(split: Split, path: Path, asked: Collection[str], absent: Collection[str]) -> Path:
+    """Note that of the clips `asked` for those `absent` have no file; what is listed of the split's other clips stays.
+
+    The list has a line per clip: id, tab, path where its file is expected. It goes where nothing is missing.
+    """
+    file = list_of(path, split)
+    wanted = {*absent, *(_ids_in(file) - frozenset(asked))}
+    if not wanted:
         file.unlink(missing_ok=True)
         return file
-    wanted = frozenset(absent)
     videos = (video for part in split.parts.values() for video in part.videos if video.id in wanted)
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as out:
@@ -47,6 +50,15 @@ def note_absent(split: Split, path: Path, absent: Sequence[str]) -> Path:
             "".join(f"{video.id}\t{split.root / video.path}\n" for video in videos).encode("utf-8", "surrogateescape")
         )
     return file
+
+
+def _ids_in(file: Path) -> set[str]:
+    """The ids in a list; none where there is no list."""
+    try:
+        text = file.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return set()
+    return {line.partition("\t")[0] for line in text.split("\n") if line}
 
 
 def too_many(absent: int, clips: int, config: ExtractConfig) -> bool:
@@ -61,17 +73,18 @@ def require_files(
 
     MissingError where no file of the dataset is there and something is to do, or more are missing than may fail.
     """
+    asked = {row.id for row in rows}
     if not absent:
-        note_absent(split, path, absent)
+        note_absent(split, path, asked, absent)
         return
-    clips = len({row.id for row in rows})
+    clips = len(asked)
     first = next(video for part in split.parts.values() for video in part.videos if video.id == absent[0])
     if working and not any(row.origin for row in rows):  # a wrong folder: no list
         raise MissingError(
             f"none of the {clips} clips of {split.name} has its file: there is no {split.root / first.path}",
             hint="check where the videos are (--videos FOLDER, or FSAR_VIDEOS); nothing was written",
         )
-    file = note_absent(split, path, absent)
+    file = note_absent(split, path, asked, absent)
     told = (
         f"the files of {len(absent)} of {clips} clips of {split.name} are not there: {listed(absent, SHOWN)} "
         f"({split.root / first.path}); all are listed in {file}"

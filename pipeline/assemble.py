@@ -29,6 +29,7 @@ from pipeline.live import LiveSource
 from pipeline.loop import TrainData
 from pipeline.model import Model, build_model
 from pipeline.recipe import Domain, Recipe
+from pipeline.seen import Seen, seen_by
 from pipeline.sources import Beside, FeatureSource, StoreSource
 from pipeline.unseen import apart
 from splits.datasets import open_split
@@ -123,7 +124,12 @@ class Workshop:
             store = open_store(self._named_store(dataset))
             self.spec.require_same(store.spec, f"the features of {self.recipe.target.dataset}", f"those of {dataset}")
             return StoreSource(
-                store, part, extract="fsar-cache store import-features --help", views=views, beside=beside
+                store,
+                part,
+                extract="fsar-cache store import-features --help",
+                views=views,
+                beside=beside,
+                split=split.name,
             )
         path = store_path(self._places.stores, split.home, self.spec)
         extract = extract_command(dataset, features)
@@ -131,7 +137,7 @@ class Workshop:
         store = open_store(path)
         config = replace(extract_config(features), views=views)
         store.require_origins(rows_of(replace(split, parts={part.name: part}), config))
-        return StoreSource(store, part, extract=extract, views=views, beside=beside)
+        return StoreSource(store, part, extract=extract, views=views, beside=beside, split=split.name)
 
     def _require_store(self, path: Path, dataset: str, hint: str) -> None:
         """MissingError without it, which says how the nearest store of such features differs."""
@@ -185,9 +191,14 @@ class Workshop:
         return apart(self.recipe)
 
     @cached_property
+    def seen(self) -> list[Seen]:
+        """What the recipe's training reads."""
+        return seen_by(self.apart)
+
+    @cached_property
     def leaks(self) -> tuple[str, ...]:
-        """What the recipe's training shares with its evaluation, in words."""
-        return leaks.leaks(self.apart, self.recipe.target)
+        """What of that it shares with the recipe's evaluation, in words."""
+        return leaks.leaks(self.seen, self.recipe.target)
 
     def evaluation(
         self, domain: Domain, protocol: Protocol, seed: int, role: Literal["source", "target"] = "target"

@@ -169,7 +169,7 @@ class Companions:
             raise IntegrityError(
                 f"the store {store.path} holds {store.spec.cut} {list(store.spec.shape)} per clip, not features [T, D] of flow"
             )
-        return StoreSource(store, part, extract=extract_command(dataset, self._features, "flow"))
+        return StoreSource(store, part, extract=extract_command(dataset, self._features, "flow"), split=split.name)
 
     def _text(self, split: Split, part: Part, dataset: str) -> Tensor:
         """float32 [classes of the part, D]."""

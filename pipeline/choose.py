@@ -70,22 +70,24 @@ def settle(recipe: str | None, head: str | None, sets: Sequence[str], protocol: 
         source=with_part(made.source, DEFAULTS["source part"], "source"),
         target=with_part(made.target, DEFAULTS["target part"], "target"),
     )
-    for name in dict.fromkeys([made.source.dataset] * _reads_source(made) + [made.target.dataset]):
-        say_meant(name)
+    if _reads_source(made):
+        say_meant(made.source.dataset)
+    if made.target.dataset != made.source.dataset or not _reads_source(made):
+        say_meant(made.target.dataset)
     domains = f"source {made.source.dataset}/{made.source.part}, target {made.target.dataset}/{made.target.part}"
     say(f"recipe {made.name}{_why(recipe, head)}: head {made.head}; {_words(made.features)}; {domains}")
     if protocol:
-        _say_protocol(protocol)
+        _say_protocol(protocol, made)
     return made
 
 
 def found(recipe: str | None, head: str | None, sets: Sequence[str], protocol: str | None = None) -> list[str]:
-    """Settings of the data that a command which names none should take; see `pipeline.found`. [] where the recipe's own is right."""
+    """Settings of the data that a command which names none should take (`pipeline.extracted_data`); [] where the recipe's own is right."""
     if recipe or protocol or any(text.strip().startswith(("source.", "target.")) for text in sets):
         return []
-    from pipeline.found import found_domains
+    from pipeline.extracted_data import extracted_domains
 
-    return found_domains(load(recipe, head, sets))
+    return extracted_domains(load(recipe, head, sets))
 
 
 def say_meant(dataset: str) -> None:
@@ -96,10 +98,15 @@ def say_meant(dataset: str) -> None:
         say(f"{dataset} stands for {split.name}: {sizes} classes in {' / '.join(split.parts)}")
 
 
-def _say_protocol(name: str) -> None:
+def _say_protocol(name: str, recipe: Recipe) -> None:
     preset = preset_of(name)
     say(f"protocol {name}: {preset.about} ({preset.whose}; {preset.where})")
-    for text in preset.differs:
+    differs = preset.differs
+    if recipe.train.unlabelled:
+        differs += preset.differs_unlabelled
+    elif preset.differs_unlabelled:
+        say("  this head uses no unlabelled clips: that part of the protocol is left out")
+    for text in differs:
         say(f"  before comparing: {text}")
 
 

@@ -25,7 +25,8 @@ def _print(lines: list[str]) -> None:
 def ls(videos: Videos = None, as_json: AsJson = False) -> None:
     """List published and imported splits: classes/videos of each partition, and whether it can be used.
 
-    States: ready; needs its list (split import); no videos; imported, no videos; what else is wrong is said in brackets.
+    States: ready; incomplete (without some partition); needs its list (split import); no videos; imported, no videos; what else is wrong
+    is said in brackets.
     """
     from pipeline import split_states, split_words
 
@@ -103,7 +104,7 @@ def import_split(
 
     All is checked before anything is kept. The lists themselves are not needed any more afterwards.
     """
-    from pipeline import split_import
+    from pipeline import split_import_words
     from splits.published.importing import import_lists
 
     take_videos(videos)
@@ -114,8 +115,8 @@ def import_split(
         raise UsageError(
             f"can't keep lists in {where}: {error.strerror}", hint="FSAR_LISTS moves that folder"
         ) from error
-    print_json(report) if as_json else _print(split_import.words(report))
-    for line in split_import.next_commands(report, places.videos()):
+    print_json(report) if as_json else _print(split_import_words.words(report))
+    for line in split_import_words.next_commands(report, places.videos()):
         say(line)
 
 
@@ -154,7 +155,7 @@ def missing(
     """List the clips whose file isn't there, one id per line.
 
     RareAct's clips are spans of full videos: there it is one line per missing full video, by its YouTube id, with all its classes; it is
-    needed whole, so start and end stay empty.
+    needed whole, so start and end stay empty. Addresses are those of Kinetics and RareAct; of Diving48 only whole competitions are known.
     """
     from pipeline import split_missing
 

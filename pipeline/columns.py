@@ -9,7 +9,9 @@ def columns(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> lis
     """One line per row, cells aligned (numbers to the right), no blanks at the end; no line where there are no rows."""
     if not rows:
         return []
-    lines = [list(header)] * bool(header) + [[str(cell) for cell in row] for row in rows]
+    lines = [[str(cell) for cell in row] for row in rows]
+    if header:
+        lines.insert(0, list(header))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = [all(isinstance(row[i], int) or row[i] in ("", "-") for row in rows) for i in range(len(widths))]
     return ["  ".join(_fill(*cell) for cell in zip(line, widths, right, strict=True)).rstrip() for line in lines]

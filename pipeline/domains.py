@@ -22,11 +22,26 @@ class Used:
         return f"{self.split.name}/{self.part.name}"
 
 
+_LESS: dict[tuple[str, tuple[str, ...]], tuple[Split, Split]] = {}
+"""(dataset, classes dropped) -> the split, and the same without the classes: a split's hash and labels are made once."""
+
+
 def split_of(domain: Domain) -> Split:
-    """The domain's split without its `drop_classes`, so that its hash tells; UsageError, with the nearest, for a class that it hasn't."""
+    """The domain's split without its `drop_classes`, so that its hash tells; UsageError, with the nearest, for a class that it hasn't.
+
+    While the dataset's split is the same object, so is the one without the classes.
+    """
     split = open_split(domain.dataset)
     if not domain.drop_classes:
         return split
+    key = domain.dataset, domain.drop_classes
+    held = _LESS.get(key)
+    if held is None or held[0] is not split:
+        held = _LESS[key] = split, _less(split, domain)
+    return held[1]
+
+
+def _less(split: Split, domain: Domain) -> Split:
     classes = {name for part in split.parts.values() for name in part.classes}
     for name in domain.drop_classes:
         if name not in classes:

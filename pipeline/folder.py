@@ -1,4 +1,4 @@
-"""A run's folder: config.json (the resolved recipe), provenance.json, metrics.jsonl, checkpoints/, eval-<target>.json."""
+"""A run's folder: config.json (the resolved recipe), provenance.json, seen.json, metrics.jsonl, checkpoints/, eval-<target>.json."""
 
 from __future__ import annotations
 

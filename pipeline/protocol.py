@@ -30,7 +30,7 @@ class Preset:
     """A published protocol. about: what; whose; where: what it is known from; differs: what to know before numbers are compared.
 
     train: training episodes; eval: evaluation episodes and their number. validation: the source's partition that checkpoints are chosen
-    by, "" where it has none.
+    by, "" where it has none. differs_unlabelled: the same as `differs`, of what its unlabelled clips make of it.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Preset:
     eval: Episode
     validation: str = ""
     differs: tuple[str, ...] = ()
+    differs_unlabelled: tuple[str, ...] = ()
 
     def settings(self, *, unlabelled: bool) -> list[str]:
         """The protocol as assignments of settings; unlabelled: whether the recipe's training uses unlabelled clips."""
@@ -69,8 +70,8 @@ def _tables() -> dict[str, dict[str, Any]]:
         family = read_toml(path)
         for name, own in family["protocols"].items():
             base = merged({"whose": family["whose"], "where": family["where"]}, family["shared"])
-            differs = [*family.get("differs", []), *own.get("differs", [])]
-            found[name] = merged(base, {**own, "name": name, "differs": differs})
+            both = {key: [*family.get(key, []), *own.get(key, [])] for key in ("differs", "differs_unlabelled")}
+            found[name] = merged(base, {**own, "name": name, **both})
     return found
 
 

@@ -149,8 +149,14 @@ def _header(recipe: Recipe, main: Evaluation) -> dict[str, str]:
             "\u00b1 is half of the 95 % interval over episodes."
         ),
         "scale": figures.scale(main.accuracy, main.interval, 100 / protocol["way"], mark),
-        "against": _against(main, published) + "".join(f" Leak: {escape(text)}." for text in main.leaks),
+        "against": _against(main, published) + _leaks(main),
     }
+
+
+def _leaks(main: Evaluation) -> str:
+    if main.leaks is None:
+        return " Leaks: not checked, as what this was trained on could not be told."
+    return "".join(f" Leak: {escape(text)}." for text in main.leaks)
 
 
 def _against(evaluation: Evaluation, published: Published | None) -> str:

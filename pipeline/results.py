@@ -26,7 +26,7 @@ class Evaluation:
     drawn). confusion[true][said]: counts; `said` is one of the episode's classes. correct: right answers of each episode, in order of
     index, out of answers_per_episode; two evaluations with equal `identity` entries for data, protocol and seed pair up by it.
     identity: what the numbers depend on (dataset, part, hashes, protocol, seed, head, checkpoint). seconds: encoding and matching.
-    leaks: what the training shares with this evaluation, in words.
+    leaks: what the training shares with this evaluation, in words; None where that was not checked.
     """
 
     accuracy: float
@@ -41,7 +41,7 @@ class Evaluation:
     correct: tuple[int, ...]
     identity: dict[str, Any]
     seconds: dict[str, float]
-    leaks: tuple[str, ...] = ()
+    leaks: tuple[str, ...] | None = ()
 
     def line(self) -> str:
         """The headline: accuracy, interval, number of episodes."""
@@ -110,7 +110,8 @@ def read_evaluation(path: Path) -> Evaluation:
     values = read_json(path)
     try:
         tuples = {k: tuple(values[k]) for k in ("classes", "per_class", "queries", "correct")}
-        tuples["leaks"] = tuple(values.get("leaks", ()))
-        return Evaluation(**{**values, **tuples, "confusion": tuple(map(tuple, values["confusion"]))})
+        if (found := values.get("leaks")) is not None:
+            found = tuple(found)
+        return Evaluation(**{**values, **tuples, "leaks": found, "confusion": tuple(map(tuple, values["confusion"]))})
     except (KeyError, TypeError) as error:
         raise IntegrityError(f"{path} is not an evaluation: {error}", hint="evaluate again") from error

@@ -156,8 +156,10 @@ def _evaluate(
     trained_on = trained.get("trained_on") or {}
     _require_trained_kinds(data, trained_on.get("source") or {})
     own = read_config(folder)
-    leaking = leaks.leaks_of_run(own, recipe.target) if trained["checkpoint"] and "published" not in trained_on else ()
-    leaks.tell(leaking)
+    leaking: tuple[str, ...] | None = ()
+    if trained["checkpoint"] and "published" not in trained_on:
+        leaking = leaks.leaks_of_run(folder, own, recipe.target, chosen=trained["checkpoint"]["name"] == BEST)
+    leaks.tell(leaking or ())
     with repeatable(target):
         found = evaluate(model.to(target), source, sampler, identity={**data, **method, **trained}, report=report)
     found = replace(found, leaks=leaking)

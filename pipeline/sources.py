@@ -78,7 +78,8 @@ class StoreSource:
     """Rows of a store: the evaluation view, and in training one of `views` stored training views (with 0 the evaluation view again).
 
     load: "ram" reads the partition once, "mmap" reads rows when asked, "auto" chooses by size. Raises MissingError where clips or views
-    of the partition are not in the store or not extracted yet; `extract` is the command that extracts them.
+    of the partition are not in the store or not extracted yet; `extract` is the command that extracts them, split the name of the
+    split whose partition it is (by default that of the store's dataset).
     """
 
     ahead = 0
@@ -91,6 +92,7 @@ class StoreSource:
         extract: str = "fsar-cache extract",
         views: int = 0,
         beside: Beside | None = None,
+        split: str = "",
     ) -> None:
         self.part = part
         self.beside = beside or Beside()
@@ -103,7 +105,7 @@ class StoreSource:
         if undone:
             what = f" with {views} training views" if views else ""
             raise MissingError(
-                f"{len(undone)} of {len(part.ids)} clips of {store.dataset}/{part.name} are not in the store {store.path}{what}: "
+                f"{len(undone)} of {len(part.ids)} clips of {split or store.dataset}/{part.name} are not in the store {store.path}{what}: "
                 f"{', '.join(undone[:3])}{'...' if len(undone) > 3 else ''}",
                 hint=f"extract them (finished clips are kept): {extract}",
             )

@@ -19,7 +19,7 @@ from splits.official.disk import find
 from splits.overlap import class_overlap, clip_overlap, source_overlap
 from splits.published.imported import read_imported
 from splits.published.known import Known, known, known_names
-from splits.published.make import by_rule, compared
+from splits.published.make import by_rule
 from splits.types import Protocol, Split, Video
 from splits.words import listed
 
@@ -85,7 +85,10 @@ def _differing(part: PartFacts, facts: Known | None) -> PartFacts:
 def _counts(parts: tuple[PartFacts, ...], split: Split) -> Iterator[Thing]:
     for part in parts:
         if part.name not in split.parts:
-            yield Thing("partition", f"{part.name} is missing: {part.published} as published, nothing here")
+            reasons = [note.removesuffix(f": {_absent(part.name)}") for note in notes_of(split)]
+            why = "; ".join(reason for reason, note in zip(reasons, notes_of(split), strict=True) if reason != note)
+            text = f"{part.name} is missing: {part.published} as published, nothing here"
+            yield Thing("partition", f"{text} ({why})" if why else text)
         elif part.classes:
             more = f"{part.found} instead of {part.published}" if part.found != part.published else "the same total"
             lines = tuple(map(_class_line, part.classes))
@@ -117,7 +120,7 @@ def _missing(asked: str, split: Split, gone: list[Video]) -> Iterator[Thing]:
 
 
 def _too_small(split: Split, protocol: Protocol, gone: list[Video]) -> Iterator[Thing]:
-    """Classes that can't give an episode; only clips whose file is there count, unless none is."""
+    """Partitions of too few classes, and classes of too few clips for an episode; only clips whose file is there count, unless none is."""
     out = {video.id for video in gone}
     none = len(out) == sum(len(part.videos) for part in split.parts.values())
     needed = protocol.shot + protocol.query
@@ -128,12 +131,13 @@ def _too_small(split: Split, protocol: Protocol, gone: list[Video]) -> Iterator[
         there = Counter(v.label for v in part.videos if none or v.id not in out)
         small = sorted((there[name], name) for name in part.classes if there[name] < needed)
         left = len(part.classes) - len(small)
-        if small or left < protocol.way:
-            text = (
-                f"{part.name}: {len(small)} of {len(part.classes)} classes have fewer than the {needed} clips of {what}"
-            )
-            few = f"; {left} left, too few for an episode" if left < protocol.way else ""
-            yield Thing("small", text + few, tuple(f"{name}: {count}" for count, name in small))
+        if (classes := len(part.classes)) < protocol.way:
+            yield Thing("small", f"{part.name}: {classes} classes are too few for {protocol.way}-way episodes")
+        if small:
+            text = f"{part.name}: {len(small)} of {classes} classes have fewer than the {needed} clips of {what}"
+            if left < protocol.way <= classes:
+                text += f"; {left} left, too few for an episode"
+            yield Thing("small", text, tuple(f"{name}: {count}" for count, name in small))
 
 
 def _shared(split: Split) -> Iterator[Thing]:
@@ -184,6 +188,12 @@ def _of_rule(facts: Known | None, split: Split, videos: Path, imported: bool) ->
 
 
 def _notes(facts: Known | None, split: Split) -> Iterator[Thing]:
-    """What was noted while the split was opened, without what is told above in full."""
-    told = compared(facts, dict(split.parts))
-    yield from (Thing("note", note) for note in notes_of(split) if note not in told)
+    """What was noted while the split was opened, without missing partitions and counts, which are told above in full."""
+    gone = tuple(_absent(part) for part in facts.parts if part not in split.parts) if facts else ()
+    told = (*gone, f"(fsar-cache split check {split.name})")
+    yield from (Thing("note", note) for note in notes_of(split) if not note.endswith(told))
+
+
+def _absent(part: str) -> str:
+    """How a note ends that says that a partition is missing."""
+    return f"partition {part} is missing"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -13,11 +13,14 @@ from pipeline.columns import columns
 from pipeline.split_check import NAMED
 from splits.datasets import open_split
 from splits.official.catalog import official, official_names
-from splits.overlap import ClassOverlap, ClipOverlap, SourceOverlap, class_overlap, clip_overlap, source_overlap
+from splits.overlap import ClassOverlap, ClipOverlap, SourceOverlap, class_overlap, located, source_overlap
 from splits.published.known import Known, known, known_names, other_names
 from splits.published.make import settled
 from splits.types import Part, Split
 from splits.words import listed
+
+Places = Mapping[tuple[str, float | None, float | None], list[str]]
+"""Where clips lie -> their ids; see `splits.overlap.located`."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,25 @@ def diff(one: str, other: str, videos: Path) -> Diff:
     a, b = _opened(one, videos), _opened(other, videos)
     same = a is b or (a.name, a.hash) == (b.name, b.hash)
     both = combinations(a.parts.values(), 2) if same else product(a.parts.values(), b.parts.values())
-    pairs = (Pair(p.name, q.name, class_overlap(p, q), source_overlap(p, q), clip_overlap(a, p, b, q)) for p, q in both)
+    places = {id(part): located(split.root, part.videos) for split in (a, b) for part in split.parts.values()}
+    pairs = (
+        Pair(p.name, q.name, class_overlap(p, q), source_overlap(p, q), _clips(p, q, places, one_home=a.home == b.home))
+        for p, q in both
+    )
     whole = all(part.videos for split in (a, b) for part in split.parts.values())
     contents = _contents(a, b) if a.home == b.home and whole and not same else ()
     return Diff(a.name, b.name, tuple(pair for pair in pairs if pair.shares), tuple(contents))
+
+
+def _clips(p: Part, q: Part, places: Mapping[int, Places], one_home: bool) -> ClipOverlap:
+    """As `splits.overlap.clip_overlap` has it, with the places of each partition's clips, by `id`, which are told once."""
+    shared = frozenset(p.ids) & frozenset(q.ids) if one_home else frozenset[str]()
+    mine, theirs = places[id(p)], places[id(q)]
+    both = mine.keys() & theirs.keys()
+    return ClipOverlap(
+        tuple(sorted(shared.union(*(mine[place] for place in both)))),
+        tuple(sorted(shared.union(*(theirs[place] for place in both)))),
+    )
 
 
 def _opened(name: str, videos: Path) -> Split:

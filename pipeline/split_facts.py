@@ -70,7 +70,7 @@ class SplitFacts:
     guess: str = ""
 
 
-RULES = {
+HOW_MADE = {
     "list": "by its list, which is imported (fsar-cache split import)",
     "classes": "without its list: all clips of the classes of each partition",
     "official": "without its list: the partitions of the dataset's owners",
@@ -86,7 +86,7 @@ def described(asked: str, videos: Path) -> SplitFacts:
     isn't there.
     """
     require_known(asked)
-    if not _is_published(asked):
+    if not is_published(asked):
         own_split = open_split(asked, videos)
         parts = part_facts(None, {}, own_split, missing(own_split))
         about = DATASETS.get(asked.partition(":")[0]).about
@@ -129,7 +129,7 @@ def _with(made: SplitFacts, facts: Known) -> SplitFacts:
     )
 
 
-def _is_published(name: str) -> bool:
+def is_published(name: str) -> bool:
     """Whether a name is that of a dataset, of a published split or of an imported one."""
     return name in (*known_names(), *official_names(), *other_names(), *imported_names())
 
@@ -153,14 +153,15 @@ def notes_of(split: Split | None) -> tuple[str, ...]:
 def how_made(facts: Known | None, own: Imported | None) -> str:
     """How the split is made, in words."""
     if own is not None:
-        return f"from the imported list{'s' * (len(own.files) > 1)} {', '.join(one.file for one in own.files)}"
+        word = "list" if len(own.files) == 1 else "lists"
+        return f"from the imported {word} {', '.join(one.file for one in own.files)}"
     if facts is None:
         return ""
     if facts.base is not None:
         return f"the clips of {facts.base} that show their class"
     also = " and from their validation clips too" if facts.also_validation else ""
     left = f", without {len(facts.left_out)} clips" if facts.left_out else ""
-    return RULES[facts.rule].format(also=also) + left
+    return HOW_MADE[facts.rule].format(also=also) + left
 
 
 def part_facts(

@@ -18,8 +18,8 @@ from splits.official.names import YOUTUBE, youtube_span
 from splits.types import Split, Video
 
 COLUMNS = ("id", "class", "partition", "path", "url", "start", "end")
-ON_YOUTUBE = ("kinetics", "diving48", "rareact")
-"""Datasets whose recordings are named by their id at YouTube."""
+ON_YOUTUBE = ("kinetics", "rareact")
+"""Datasets of which a clip can be cut from what its address gives: Diving48 tells whole competitions, not where its clips begin."""
 _ID = re.compile(YOUTUBE)
 
 

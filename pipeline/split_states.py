@@ -11,9 +11,11 @@ from splits.official.catalog import official
 from splits.official.disk import OnDisk, find
 from splits.published.imported import Imported, imported_names, read_imported
 from splits.published.known import Known, known, known_names
+from splits.published.make import by_rule
 
 Word = Literal[
     "ready",
+    "incomplete",
     "needs its list",
     "no videos",
     "imported, no videos",
@@ -22,7 +24,8 @@ Word = Literal[
     "damaged list",
     "unreadable",
 ]
-"""ready: its list is imported, or its rule can be made from what is on disk, and there are videos of its dataset."""
+"""ready: its list is imported, or its rule can be made from what is on disk, and there are videos of its dataset; incomplete: the same,
+without some of the published partitions."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,12 @@ def _of_list(facts: Known | None, own: Imported, disk: OnDisk) -> State:
         return State("imported, no videos", "; ".join(filter(None, (lacks, _looked_for(disk)))))
     if disk.official.spans and (problem := _annotation(disk, None)):
         return problem
-    return State("ready", lacks or ("from its list" if facts and facts.rule != "list" else ""))
+    ruled = facts is not None and facts.rule != "list" and facts.base is None
+    if facts is None or not lacking:
+        return State("ready", "from its list" if ruled else "")
+    if not ruled or _annotation(disk, facts.annotation) or _not_made(facts, disk, lacking):
+        return State("incomplete", lacks)
+    return State("ready", f"from its list, without it {', '.join(lacking)}")
 
 
 def _of_rule(facts: Known, disk: OnDisk, videos: Path) -> State:
@@ -125,7 +133,16 @@ def _of_rule(facts: Known, disk: OnDisk, videos: Path) -> State:
         return State("needs its list", "" if disk.paths else f"and videos: {_looked_for(disk)}")
     if not disk.paths:
         return State("no videos", _looked_for(disk))
-    return _annotation(disk, facts.annotation) or State("ready")
+    if problem := _annotation(disk, facts.annotation):
+        return problem
+    lacking = _not_made(facts, disk, list(facts.parts))
+    return State("incomplete", f"the annotation gives no {', no '.join(lacking)}") if lacking else State("ready")
+
+
+def _not_made(facts: Known, disk: OnDisk, parts: list[str]) -> list[str]:
+    """Those of the partitions that the rule of the split, whose annotation is there, makes no clip of."""
+    made = by_rule(facts, disk)
+    return [part for part in parts if part not in made]
 
 
 def _annotation(disk: OnDisk, which: str | None) -> State | None:

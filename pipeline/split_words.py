@@ -18,11 +18,12 @@ def table_of(rows: Sequence[Listed]) -> list[str]:
     """One line per split: name, dataset, classes/videos of each partition, state."""
     others = any(name not in _PARTS for row in rows for name in row.parts)
     cells = [
-        (row.name, row.dataset, *(row.parts.get(name, "") for name in _PARTS), *[_others(row)] * others, row.state)
-        for row in rows
+        (row.name, row.dataset, *(row.parts.get(name, "") for name in _PARTS), _others(row), row.state) for row in rows
     ]
-    header = ("split", "dataset", *_PARTS, *["other"] * others, "state")
-    return columns([tuple(map(str, row)) for row in cells], header)
+    table = [("split", "dataset", *_PARTS, "other", "state"), *(tuple(map(str, row)) for row in cells)]
+    if not others:
+        table = [(*row[:-2], row[-1]) for row in table]
+    return columns(table[1:], table[0])
 
 
 def _others(row: Listed) -> str:
@@ -42,7 +43,7 @@ def shown(facts: SplitFacts, with_classes: bool) -> list[str]:
         ("inferred", [facts.guess]),
         ("to know", facts.differs),
         ("noted", [note for note in facts.notes if not (facts.guess and note.endswith(facts.guess))]),
-        ("dataset", [facts.dataset * (facts.dataset != facts.name)]),
+        ("dataset", [facts.dataset if facts.dataset != facts.name else ""]),
         ("videos", [facts.videos]),
         ("licence", [facts.licence]),
         ("get it", facts.get),
@@ -91,6 +92,7 @@ def checked(made: Checked) -> list[str]:
     lines = [f"{made.name}, {made.made}" if made.made else made.name, *parts_table(made.parts), ""]
     for thing in made.things:
         lines += [thing.text, *(f"  {line}" for line in thing.lines[:SHOWN])]
-        lines += [f"  and {len(thing.lines) - SHOWN} more (--json has all)"] * (len(thing.lines) > SHOWN)
+        if len(thing.lines) > SHOWN:
+            lines.append(f"  and {len(thing.lines) - SHOWN} more (--json has all)")
     count = len(made.things)
     return [*lines, "ok" if not count else "1 thing to know" if count == 1 else f"{count} things to know"]

@@ -6,7 +6,6 @@ Each says on stderr what it does; a stage that is finished says "nothing to do" 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from fsar_cache.console import say, warn
 from fsar_cache.errors import FailedVideosError, MissingError, UsageError
 from pipeline import choose, evaluating
 from pipeline.display import display
+from pipeline.extract_words import say_made, say_plan, warn_of_failures
 from pipeline.memory import enough_memory
 from pipeline.recipe import Features, Recipe, load_recipe
 from splits.datasets import expand, open_split
@@ -121,20 +121,7 @@ def _plan(name: str, config: Any, retry_failed: bool) -> Plan:
     from extract.plan import plan
 
     made = plan(open_split(name), config, places.stores(), tries=4, retry_failed=retry_failed)
-    word = "rows" if config.views else "clips"
-    size = f"{made.bytes / 1e6:.1f} MB to write ({made.free / 1e9:.1f} GB free)"
-    say(f"extract {name}: {made.todo} of {made.clips} {word} to do, {size}")
-    if made.estimate:
-        each = made.estimate
-        if each.failed:
-            warn(f"{each.failed} of {each.tried} clips tried can't be decoded")
-        if each.failed < each.tried:
-            cost = f"{1000 * (each.decode + each.compute):.0f} ms per clip, about {each.seconds:.0f} s in all"
-            say(f"  tried {each.tried}: {cost}")
-    if made.absent:
-        stops = "; the extraction would stop for them: --skip-missing goes on without" if made.refused else ""
-        warn(f"{len(made.absent)} files are not there, e.g. {made.absent[0]}{stops}")
-    say(f"  into {made.path}")
+    say_plan(name, config, made)
     return made
 
 
@@ -154,42 +141,11 @@ def _extract(name: str, config: Any, retry_failed: bool) -> Summary:
                 open_split(name), config, places.stores(), report=report, stop=stop, retry_failed=retry_failed
             )
         except FailedVideosError as error:
-            _say_made(name, config, error.made)
+            say_made(name, config, error.made)
             raise
-    _say_made(name, config, made)
-    _warn_of_failures(made)
+    say_made(name, config, made)
+    warn_of_failures(made)
     return made
-
-
-def _say_made(name: str, config: Any, made: Summary) -> None:
-    """What a run did, where it is, and how to go on with a part."""
-    word, failed = "rows" if config.views else "clips", len(made.failed)
-    without = f", {failed} without features" if failed else ""
-    if made.made:
-        rate = f"{made.made} {word} in {made.seconds:.1f} s ({made.videos_per_second:.1f} {word}/s)"
-        say(f"extract {name}: {rate} into {made.path}{without}")
-    elif config.part != (1, 1) and made.ok + failed == 0:
-        say(
-            f"extract {name}: nothing to do, the store has too few blocks for part {config.part[0]} of {config.part[1]}"
-        )
-        say("  smaller blocks divide better: --block-rows 64 (for all parts alike, before the first is made)")
-    else:
-        say(f"extract {name}: nothing to do, {made.path} holds {made.ok} of {made.ok + failed} clips{without}")
-    if config.part != (1, 1):
-        whole = shlex.quote(str(made.path).rpartition(".part-")[0])
-        command = f"fsar-cache store merge {whole}.part-* {whole}"
-        say(f"  this is part {config.part[0]} of {config.part[1]}; when all are done: {command}")
-
-
-def _warn_of_failures(made: Summary) -> None:
-    for clip, reason in made.failed[:20]:
-        warn(f"failed: {clip}: {reason}")
-    if len(made.failed) > 20:
-        warn(f"and {len(made.failed) - 20} more failed clips: fsar-cache store info {made.path}")
-    if made.damaged:
-        names = ", ".join(f"{d.id} ({d.decoded} of {d.claimed} frames, {d.corrupt} corrupt)" for d in made.damaged[:3])
-        more = ", ..." if len(made.damaged) > 3 else ""
-        warn(f"{len(made.damaged)} clips have features from damaged files: {names}{more}")
 
 
 def train(recipe: Recipe, folder: Path, *, device: str = "auto") -> RunSummary:

@@ -30,6 +30,7 @@ from pipeline.leaks import tell
 from pipeline.loop import Training, repeatable, stream
 from pipeline.metrics import MetricsLog
 from pipeline.recipe import Recipe
+from pipeline.seen import write_seen
 from pipeline.sources import FeatureSource
 from splits.episodes import EpisodeSampler
 from splits.types import Protocol
@@ -105,7 +106,7 @@ class Run:
         self.recipe = replace(shop.recipe, head_config=asdict(model.head.config))
         self.folder = folder
         self.data, self.identity = shop.training()
-        self.leaks = shop.leaks
+        self.seen, self.leaks = shop.seen, shop.leaks
         tell(self.leaks)
         self.device = device
         self.training = Training(self.recipe, model, device)
@@ -117,6 +118,7 @@ class Run:
         began, train = time.perf_counter(), self.recipe.train
         write_config(self.folder, self.recipe)
         self._resume()
+        write_seen(self.folder, self.seen)
         before, row = self.training.iteration, dict[str, float]()
         if before < train.iterations:
             note_session(self.folder, self.identity, self.training.device, before, self.leaks)

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: a core for each worker
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent

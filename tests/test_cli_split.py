@@ -16,6 +16,7 @@ from official_worlds import MAKERS, make_diving48, make_hmdb51, make_kinetics, m
 
 from pipeline import cli
 from splits.official.catalog import official, official_names
+from splits.overlap import located
 from splits.published.known import known, known_names
 
 Fsar = Callable[..., tuple[int, str, str]]
@@ -205,8 +206,57 @@ def test_check_is_ok_where_all_is_there(tmp_path: Path, fsar: Fsar) -> None:
     assert (code, out.splitlines()[-1]) == (0, "ok")
     code, out, _ = fsar("check", f"folder:{folder}", "--shot", "1", "--way", "6")
     assert (code, out.splitlines()[-1]) == (0, "1 thing to know")
-    assert "5 left, too few" in out
+    assert "test: 5 classes are too few for 6-way episodes" in out
+    assert "fewer than" not in out
+    code, out, _ = fsar("check", f"folder:{folder}", "--shot", "2", "--way", "6")
+    assert (code, out.splitlines()[-1]) == (0, "2 things to know")
+    assert "test: 5 of 5 classes have fewer than the 3 clips of 6-way 2-shot with 1 query" in out
+    (folder / "test" / "a" / "a2.mp4").write_bytes(b"x")
+    out = fsar("check", f"folder:{folder}", "--shot", "2")[1]
+    assert (
+        "test: 4 of 5 classes have fewer than the 3 clips of 5-way 2-shot with 1 query; 1 left, too few for an" in out
+    )
     assert fsar("check", f"folder:{folder}", "--way", "1")[0] == 2
+
+
+def test_a_missing_partition_is_told_once_with_its_reason(tmp_path: Path, fsar: Fsar) -> None:
+    world = make_kinetics(tmp_path / "videos", ways=2)
+    (file,) = world.root.rglob("val*.csv")
+    file.unlink()
+    assert states(fsar)["kinetics400"] == "incomplete"
+    told = [
+        t["text"] for t in json.loads(fsar("check", "kinetics400", "--json")[1])["things"] if "missing" in t["text"]
+    ]
+    assert len(told) == 1
+    assert told[0].startswith("val is missing: 400/")
+    assert told[0].endswith("as published, nothing here (no val.csv)")
+
+
+def test_a_published_list_without_a_partition(tmp_path: Path, fsar: Fsar, shared_folder: Path) -> None:
+    """Where the rule makes the partition all is there; where there is only the list, or no annotation, it is incomplete."""
+    make_ssv2(tmp_path / "videos", clips=1, ways=1)
+    make_kinetics(tmp_path / "videos", ways=2)
+    lists = shared_folder / "splits" / "published"
+    code, out, err = fsar("import", lists / "ssv2full-otam" / "test.txt", "--name", "ssv2-full")
+    assert code == 0
+    assert "not imported: train, which is made of the dataset's own annotation" in out
+    assert "still missing" not in out
+    code, out, err = fsar("import", lists / "kinetics100-cmn" / "val.txt", "--name", "kinetics100")
+    assert code == 0
+    assert "fsar-cache split check kinetics100" in err
+    told = {row["name"]: row["state"] for row in json.loads(fsar("ls", "--json")[1])}
+    assert told["ssv2-full"] == {"word": "ready", "detail": "from its list, without it train, val"}
+    assert told["kinetics100"] == {"word": "incomplete", "detail": "its list lacks train, test"}
+    (tmp_path / "videos" / "ssv2" / "labels" / "train.json").unlink()
+    assert states(fsar)["ssv2-full"] == "incomplete"
+
+
+def test_whole_competitions_are_no_address_of_a_dive(tmp_path: Path, fsar: Fsar) -> None:
+    world = make_diving48(tmp_path / "videos", clips=4, ways=2, missing=3)
+    rows = table(fsar("missing", "diving48-tamt", "--csv")[1])
+    assert {row["id"] for row in rows} <= world.missing
+    assert rows
+    assert {row["url"] for row in rows} == {""}
 
 
 def test_check_tells_what_partitions_share(tmp_path: Path, fsar: Fsar) -> None:
@@ -231,9 +281,29 @@ def test_check_compares_an_imported_list_with_the_rule(tmp_path: Path, fsar: Fsa
     )
     code, out, _ = fsar("check", "ssv2-full")
     assert code == 4
-    assert "train is missing: 64/67013 as published, nothing here" in out
+    assert "test: the imported list and what the annotation gives by rule differ" in out
     assert "only by the list: " in out
-    assert f"only by the dataset's annotation: {len(world.part('ssv2-full', 'train'))}: " in out
+    assert "train: the imported list" not in out, "which the list has not"
+    found = {
+        p["name"]: (p["found"] or {}).get("videos")
+        for p in json.loads(fsar("check", "ssv2-full", "--json")[1])["parts"]
+    }
+    assert found["train"] == len(world.part("ssv2-full", "train"))
+
+
+def test_check_tells_a_partition_that_neither_list_nor_rule_has(
+    tmp_path: Path, fsar: Fsar, shared_folder: Path
+) -> None:
+    make_kinetics(tmp_path / "videos", ways=1)
+    assert (
+        fsar("import", shared_folder / "splits" / "published" / "kinetics100-cmn" / "val.txt", "--name", "kinetics100")[
+            0
+        ]
+        == 0
+    )
+    code, out, _ = fsar("check", "kinetics100")
+    assert code == 4
+    assert "train is missing: 64/6400 as published, nothing here" in out
 
 
 def test_words_of_an_import(tmp_path: Path, fsar: Fsar, shared_folder: Path) -> None:
@@ -241,7 +311,7 @@ def test_words_of_an_import(tmp_path: Path, fsar: Fsar, shared_folder: Path) -> 
     code, out, err = fsar("import", lists / "kinetics100-gslta")
     assert code == 0
     assert "train.txt: an exact copy of cofly2014/GSLTA: splits/kinetics_CMN/trainlist03.txt" in out
-    assert "still missing: val; ffmpbgrnn/CMN: kinetics-100/val.list (https://github.com/ffmpbgrnn/CMN)" in out
+    assert "still missing: val, of ffmpbgrnn/CMN: kinetics-100/val.list (https://github.com/ffmpbgrnn/CMN)" in out
     assert "fsar-cache extract kinetics100-gslta" in err
     text = (lists / "kinetics100-cmn" / "val.txt").read_text().splitlines()
     (tmp_path / "vallist03.txt").write_text("\n".join([*reversed(text), text[0]]) + "\n")
@@ -249,7 +319,8 @@ def test_words_of_an_import(tmp_path: Path, fsar: Fsar, shared_folder: Path) -> 
     assert code == 0
     assert "the same content as published, form <class>/<clip>" in out
     assert "1 lines repeat a clip and count once: vallist03.txt line 1201 (as line 1200)" in out
-    assert "still missing: train, test" in out
+    for part in ("train", "test"):
+        assert f"still missing: {part}, of ffmpbgrnn/CMN: kinetics-100/{part}.list (https://github.com/ffmpbgrnn" in out
     assert (
         json.loads(fsar("import", tmp_path / "vallist03.txt", "--name", "kinetics100", "--json")[1])["splits"][0][
             "changed"
@@ -300,6 +371,17 @@ def test_diff_of_published_splits_by_the_names_of_their_classes(fsar: Fsar) -> N
         fsar("diff", "kinetics100", "kinetics100")[1]
         == "no two partitions of kinetics100 share a class, a recording or a clip\n"
     )
+
+
+def test_diff_looks_at_the_places_of_a_partition_once(
+    tmp_path: Path, fsar: Fsar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_diving48(tmp_path / "videos", clips=4, ways=2)
+    calls: list[int] = []
+    for module in ("splits.overlap", "pipeline.split_diff"):
+        monkeypatch.setattr(f"{module}.located", lambda *of: [calls.append(1), located(*of)][1], raising=False)
+    assert fsar("diff", "diving48-tamt", "diving48-cdfslv")[0] == 0
+    assert len(calls) == len(known("diving48-tamt").parts) + len(known("diving48-cdfslv").parts)
 
 
 def test_diff_of_two_splits_of_one_dataset(tmp_path: Path, fsar: Fsar) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 from worlds import World, make_world
 
+import pipeline.domains
 from fsar_cache import console
 from fsar_cache.errors import UsageError
 from pipeline import choose, cli
 from pipeline.assemble import workshop
 from pipeline.domains import used
 from pipeline.leaks import leaks, leaks_of_run, tell
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Domain, Recipe, load_recipe
+from pipeline.report import write_page
 from pipeline.results import read_evaluation
 from pipeline.runs import evaluate_run
+from pipeline.seen import SEEN, seen_by
 from pipeline.trainer import train
 from pipeline.unseen import apart, shared_clips
 
@@ -45,16 +48,20 @@ def recipe_of(folder: Path, source: dict[str, str], target: dict[str, str]) -> R
     return load_recipe(str(folder / "r.toml"))
 
 
+def leaks_by(trained: Recipe, target: Domain) -> tuple[str, ...]:
+    return leaks(seen_by(trained), target)
+
+
 def test_nothing_is_said_where_nothing_is_shared(tmp_path: Path) -> None:
     made = recipe_of(tmp_path, {"run/1": "train"}, {"sit/2": "train", "jump/3": "test"})
-    assert leaks(made, made.target) == ()
+    assert leaks_by(made, made.target) == ()
 
 
 def test_classes_of_the_same_and_nearly_the_same_name(tmp_path: Path) -> None:
     target = {"sit/4": "train", "Sit/5": "test", "Bowling/6": "test", "laugh/7": "test", "Shotput/8": "test"}
     source = {"bowling/1": "train", "laughing/2": "train", "shot put/3": "train"}
     made = recipe_of(tmp_path, source, target)
-    same, near, unlabelled = leaks(made, made.target)
+    same, near, unlabelled = leaks_by(made, made.target)
     assert same.startswith(
         "1 of 4 classes of target/test are classes of source/train too, trained on with their labels: Bowling; "
     )
@@ -65,8 +72,8 @@ def test_classes_of_the_same_and_nearly_the_same_name(tmp_path: Path) -> None:
     )
     assert "unlabelled clips were seen" in unlabelled
     less = replace(made.source, drop_classes=("bowling", "laughing", "shot put"))
-    assert leaks(replace(made, source=less), made.target) == (unlabelled,)
-    assert leaks(replace(made, train=replace(made.train, unlabelled=0)), made.target) == (same, near)
+    assert leaks_by(replace(made, source=less), made.target) == (unlabelled,)
+    assert leaks_by(replace(made, train=replace(made.train, unlabelled=0)), made.target) == (same, near)
 
 
 def test_source_videos_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +90,7 @@ def test_source_videos_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyP
         {"run/a1": "train", "run/b1": "train"},
         {"sit/c1": "train", "jump/a2": "test", "jump/a3": "test", "jump/d1": "test"},
     )
-    (found,) = leaks(made, made.target)
+    (found,) = leaks_by(made, made.target)
     assert found.startswith("1 of 2 source videos of target/test (2 of 3 clips) are source videos of source/train too")
     assert found.endswith("e.g. a")
 
@@ -120,15 +127,15 @@ def test_shared_clips_are_dropped_from_training(tmp_path: Path, capsys: pytest.C
     assert err.count("1 of 4 evaluation clips") == 2
     assert "training leaves them out (target.shared = drop)" in err
     assert "warning" not in err
-    assert leaks(made, made.target) == ()
-    assert leaks_of_run(shared(tmp_path, "drop"), made.target) == ()
+    assert leaks_by(made, made.target) == ()
+    assert leaks_of_run(tmp_path, shared(tmp_path, "drop"), made.target, chosen=True) == ()
 
 
 def test_shared_clips_are_kept_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = shared(tmp_path, "keep")
     assert apart(recipe) == recipe
     assert capsys.readouterr().err.count("warning: 1 of 4 evaluation clips") == 2
-    assert [text.partition(",")[0] for text in leaks(recipe, recipe.target)] == [
+    assert [text.partition(",")[0] for text in leaks_by(recipe, recipe.target)] == [
         "1 of 4 clips of target/test are clips of source/train too",
         "1 of 4 clips of target/test are clips of target/train too",
     ]
@@ -173,7 +180,7 @@ def test_what_is_left_out_is_not_drawn(doubled: World) -> None:
 
 
 def test_runs_and_evaluations_keep_what_was_said(
-    doubled: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    doubled: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     train(doubled.recipe("target.shared=keep", "train.iterations=4"), folder, doubled.places, device="cpu")
@@ -181,15 +188,60 @@ def test_runs_and_evaluations_keep_what_was_said(
     assert len(kept) == 3
     assert all(f"leak: {text}" in capsys.readouterr().err.replace("\n", " ") for text in kept[:1])
     found = evaluate_run(folder, doubled.places, device="cpu")
+    assert found.leaks is not None
     assert list(found.leaks) == kept
     (path,) = folder.glob("eval-*.json")
     assert read_evaluation(path) == found
     old = json.loads(path.read_text())
     del old["leaks"]
     path.write_text(json.dumps(old))
-    assert read_evaluation(path).leaks == ()
+    assert read_evaluation(path).leaks is None, "of a version that didn't say"
+    opened: list[str] = []
+    opens = pipeline.domains.open_split
+    monkeypatch.setattr(pipeline.domains, "open_split", lambda name: [opened.append(name), opens(name)][1])
     (doubled.folder / "source.csv").unlink()
-    assert evaluate_run(folder, doubled.places, device="cpu").leaks == ()
+    assert evaluate_run(folder, doubled.places, device="cpu").leaks == found.leaks, "without the source"
+    assert {name.partition("#")[2] for name in opened} == {"target"}
+
+
+@pytest.mark.parametrize("damage", [None, "{}", "[1", '{"format": 1, "seen": [{"setting": "source.part"}]}'])
+def test_a_run_that_does_not_say_what_it_saw(
+    damage: str | None, doubled: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of older versions: its data are opened, and where they are gone leaks are not checked, rather than none."""
+    folder = tmp_path / "run"
+    train(doubled.recipe("target.shared=keep", "train.iterations=4"), folder, doubled.places, device="cpu")
+    kept = json.loads((folder / "provenance.json").read_text())["leaks"]
+    (folder / SEEN).unlink()
+    assert list(evaluate_run(folder, doubled.places, device="cpu").leaks or ()) == kept
+    if damage is None:
+        (doubled.folder / "source.csv").unlink()
+    else:
+        (folder / SEEN).write_text(damage)
+    capsys.readouterr()
+    assert evaluate_run(folder, doubled.places, device="cpu").leaks is None
+    assert "warning: leaks not checked: what " in capsys.readouterr().err
+    (path,) = folder.glob("eval-*.json")
+    assert json.loads(path.read_text())["leaks"] is None
+    assert read_evaluation(path).leaks is None
+    page, _ = write_page(folder, lambda *_: {"absent": "nothing to see"})
+    assert "Leaks: not checked" in page.read_text()
+
+
+def test_what_checkpoints_were_chosen_by_is_a_side_too(tmp_path: Path) -> None:
+    source = {"run/1": "train", "Jump/2": "val", "sit/3": "val", "hop/5": "other"}
+    made = recipe_of(tmp_path, source, {"jump/4": "test", "jump/6": "train"})
+    made = replace(made, train=replace(made.train, unlabelled=0, validate_every=5))
+    (said,) = leaks_by(made, made.target)
+    assert said.startswith(
+        "1 of 1 classes of target/test are classes of source/val too, by which checkpoints were chosen"
+    )
+    assert said.endswith("jump; the checkpoint was chosen for them")
+    assert leaks_of_run(tmp_path, made, made.target, chosen=True) == (said,)
+    assert leaks_of_run(tmp_path, made, made.target, chosen=False) == (), "a checkpoint that wasn't chosen"
+    assert leaks_by(replace(made, train=replace(made.train, validate_every=0)), made.target) == ()
+    (said,) = leaks_by(made, replace(made.source, part="val"))
+    assert said == "checkpoints were chosen by the clips of source/val: this accuracy is no test"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +278,6 @@ def test_the_published_lists_of_rareact_share_what_their_card_says(
         if video.id in both.kept
     }
     assert len(where) == clips[1]
-    said = leaks(recipe, recipe.target)
+    said = leaks_by(recipe, recipe.target)
     assert said[1].startswith(f"64 of 64 classes of {recipe.target.dataset}/test are classes of ")
     assert said[2].startswith(f"{sources[0]} of {sources[1]} source videos of ")

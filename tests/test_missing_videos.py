@@ -35,8 +35,8 @@ def split(videos: Path) -> Split:
     return split_of(videos, range(8))
 
 
-def lines(store: Path) -> list[str]:
-    return list_of(store).read_text().splitlines()
+def lines(split: Split, store: Path) -> list[str]:
+    return list_of(store, split).read_text().splitlines()
 
 
 def test_too_many_missing_files_stop_it_before_anything_is_decoded(
@@ -66,7 +66,7 @@ def test_so_many_as_may_fail_may_be_missing(split: Split, tmp_path: Path, capsys
     made = extract(split, dataclasses.replace(STRICT, max_failures=0.25), tmp_path)
     assert (made.ok, [name for name, _ in made.failed]) == (6, ["test/06", "test/07"])
     assert "warning: the files of 2 of 8 clips of toy are not there" in capsys.readouterr().err
-    assert len(lines(made.path)) == 2
+    assert len(lines(split, made.path)) == 2
     with pytest.raises(MissingError):
         extract(split, dataclasses.replace(STRICT, max_failures=0.24), tmp_path)
 
@@ -78,16 +78,16 @@ def test_skipped_clips_do_not_count_and_are_made_when_they_appear(
     assert (made.ok, made.made) == (6, 8)
     assert "all are listed in" in capsys.readouterr().err
     assert extract(split, SKIP, tmp_path).made == 0
-    assert len(lines(made.path)) == 2, "still missing, though nothing was to do"
+    assert len(lines(split, made.path)) == 2, "still missing, though nothing was to do"
     with pytest.raises(MissingError):
         extract(split, STRICT, tmp_path)
     shutil.copy(videos / "00.mp4", videos / "06.mp4")
     again = extract(split, SKIP, tmp_path)
     assert (again.ok, [name for name, _ in again.failed]) == (7, ["test/07"])
-    assert [line.partition("\t")[0] for line in lines(made.path)] == ["test/07"]
+    assert [line.partition("\t")[0] for line in lines(split, made.path)] == ["test/07"]
     shutil.copy(videos / "01.mp4", videos / "07.mp4")
     assert extract(split, STRICT, tmp_path).ok == 8
-    assert not list_of(made.path).exists()
+    assert not list_of(made.path, split).exists()
 
 
 def test_clips_that_cannot_be_decoded_count_all_the_same(split: Split, videos: Path, tmp_path: Path) -> None:
@@ -106,20 +106,53 @@ def test_files_that_are_gone_after_their_extraction_are_not_missing(split: Split
     for i in (0, 4):
         (videos / f"{i:02d}.mp4").unlink()
     assert extract(there, STRICT, tmp_path).made == 0
-    assert not list_of(made.path).exists()
+    assert not list_of(made.path, split).exists()
 
 
 def test_only_the_clips_asked_for_are_told_of(split: Split, tmp_path: Path) -> None:
     made = extract(split, dataclasses.replace(STRICT, partitions=("train",)), tmp_path)
     assert made.ok == 4
-    assert not list_of(made.path).exists()
+    assert not list_of(made.path, split).exists()
+
+
+def ids(file: Path) -> list[str]:
+    return [line.partition("\t")[0] for line in file.read_text().splitlines()]
+
+
+def test_a_part_of_the_split_leaves_what_is_listed_of_the_rest(videos: Path, tmp_path: Path) -> None:
+    """Whatever the features: a list says what is missing of one split, wherever its clips are stored."""
+    split = split_of(videos, range(8))
+    (videos / "00.mp4").unlink()
+    extract(split, SKIP, tmp_path)
+    file = tmp_path / "toy" / "toy.missing.txt"
+    assert ids(file) == ["train/00", "test/06", "test/07"]
+    shutil.copy(videos / "01.mp4", videos / "00.mp4")
+    extract(split, dataclasses.replace(SKIP, partitions=("train",)), tmp_path)
+    assert ids(file) == ["test/06", "test/07"], "the part asked for has all its files, the other was not asked for"
+    other = dataclasses.replace(SKIP, size=64)
+    shutil.copy(videos / "01.mp4", videos / "06.mp4")
+    extract(split, dataclasses.replace(other, partitions=("test",)), tmp_path)
+    assert ids(file) == ["test/07"]
+    extract(split, dataclasses.replace(SKIP, partitions=("train",), classes=()), tmp_path)
+    assert ids(file) == ["test/07"]
+
+
+def test_each_split_of_a_dataset_has_its_list(split: Split, videos: Path, tmp_path: Path) -> None:
+    whole, less = (dataclasses.replace(split, name=name, dataset="toy") for name in ("whole", "less"))
+    less = dataclasses.replace(less, parts={"train": split.parts["train"]})
+    made = extract(whole, SKIP, tmp_path)
+    assert extract(less, SKIP, tmp_path).path == made.path
+    assert ids(tmp_path / "toy" / "whole.missing.txt") == ["test/06", "test/07"]
+    assert not (tmp_path / "toy" / "less.missing.txt").exists()
+    assert stores_under(tmp_path) == [made.path]
+    assert leftovers(tmp_path / "toy") == []
 
 
 def test_parts_share_one_list_which_no_store_command_takes_for_a_store(split: Split, tmp_path: Path) -> None:
     for number in (1, 2):
         extract(split, dataclasses.replace(SKIP, part=(number, 2)), tmp_path)
     (file,) = tmp_path.rglob("*.missing.txt")
-    assert ".part-" not in file.name
+    assert file == tmp_path / "toy" / "toy.missing.txt"
     assert len(stores_under(tmp_path)) == 2
     assert leftovers(tmp_path / "toy") == []
     for store in stores_under(tmp_path):

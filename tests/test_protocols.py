@@ -41,6 +41,7 @@ def toy(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
         "whose": "nobody",
         "where": "nowhere",
         "differs": ["all of it"],
+        "differs_unlabelled": ["what was seen without labels"],
         "source": {"dataset": f"csv:{world.folder}/source.csv#source", "part": "train"},
         "target": {"dataset": f"csv:{world.folder}/target.csv#target", "part": "test", "unlabelled": "train"},
         "train": {"way": 2, "shot": 2, "query": 2, "unlabelled": 4},
@@ -152,6 +153,8 @@ def test_a_run_by_a_protocol(
     err = capsys.readouterr().err
     assert "protocol toy: toys (nobody; nowhere)" in err
     assert "before comparing: all of it" in err
+    assert "before comparing: what was seen without labels" in err
+    assert "left out" not in err
     folder = tmp_path / "runs" / "gslta-pooled-toy"
     config = json.loads((folder / "config.json").read_text())
     assert (config["name"], config["train"]["unlabelled"], config["eval"]["shot"]) == ("gslta-pooled-toy", 4, 1)
@@ -164,6 +167,24 @@ def test_a_run_by_a_protocol(
     assert cli.main(["eval", "--head", "gslta", "--recipe", base, "--protocol", "other"]) == 3
     hint = capsys.readouterr().err
     assert f"fsar-cache train --recipe {base} --protocol other" in " ".join(hint.split())
+
+
+def test_a_head_without_unlabelled_clips_is_told_what_it_leaves_out(
+    toy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = choose.settle(None, "trx", [], toy)
+    err = " ".join(capsys.readouterr().err.split())
+    assert (made.train.unlabelled, made.name.endswith("-toy")) == (0, True)
+    assert "this head uses no unlabelled clips: that part of the protocol is left out" in err
+    assert "before comparing: all of it" in err
+    assert "seen without labels" not in err
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_what_unlabelled_clips_make_of_a_protocol_is_said_apart(name: str) -> None:
+    each = protocol(name)
+    assert bool(each.differs_unlabelled) == name.startswith(("gslta-", "cdfslv-"))
+    assert not [text for text in each.differs if "both sides" in text]
 
 
 def test_a_run_that_was_trained_otherwise_is_evaluated_by_a_protocol_aloud(

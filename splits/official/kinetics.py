@@ -72,11 +72,11 @@ def annotated(disk: OnDisk, which: str | None) -> Annotated:
                 twice.append(video)
             else:
                 name = spelling.get(label) or spelling.setdefault(label, official_label(label, disk.labels))
-                path = disk.paths.get(video, "")
-                if path and not is_of(path, start):
+                path, entry = disk.paths.get(video, ""), f"{video}_{start:06d}_{end:06d}"
+                if path and entry not in path and not is_of(path, start):
                     others.append(f"{path} ({start} s)")
                     path = ""
-                path = path or f"{part}/{video}_{start:06d}_{end:06d}.mp4"
+                path = path or f"{part}/{entry}.mp4"
                 clips[video] = Video(video, name, path, source=video)
                 partitions[video] = part
     there = [file.name for file in files.values() if file is not None]

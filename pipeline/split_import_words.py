@@ -15,7 +15,7 @@ from splits.published.known import known
 from splits.published.report import ImportReport, PartReport, SplitReport
 from splits.words import listed
 
-FORMS = {
+LINES_LIKE = {
     "A": "<class>/<clip>",
     "B": "<partition><number>/<clip>",
     "B'": "<number>/<clip>",
@@ -45,8 +45,11 @@ def _split(split: SplitReport) -> Iterator[str]:
     for part in split.parts:
         yield from (f"  {part.part}: {line}" for line in _to_know(part))
     for one in split.overlaps:
-        shared = [f"{one.clips} clips ({', '.join(one.first_clips)})"] * bool(one.clips)
-        shared += [f"{one.classes} classes ({', '.join(one.first_classes)})"] * bool(one.classes)
+        shared = []
+        if one.clips:
+            shared.append(f"{one.clips} clips ({', '.join(one.first_clips)})")
+        if one.classes:
+            shared.append(f"{one.classes} classes ({', '.join(one.first_classes)})")
         yield f"  {one.one} and {one.other} have in common: {' and '.join(shared)}"
     if split.unknown is None:
         yield f"  the dataset isn't there yet, so the clips were not looked up: fsar-cache split show {split.name}"
@@ -55,18 +58,19 @@ def _split(split: SplitReport) -> Iterator[str]:
     elif split.unknown.count:
         yield f"  {split.unknown.count} clips are not in {split.unknown.source}: {', '.join(split.unknown.first)}"
     yield from (f"  {note}" for note in split.notes)
-    if split.lacking:
-        yield f"  still missing: {', '.join(split.lacking)}; {_where(split)}"
+    yield from (f"  {_lacks(split, part)}" for part in split.lacking)
     yield f"  {'kept in' if split.changed else 'was there already:'} {split.path}"
 
 
-def _where(split: SplitReport) -> str:
-    """Whose file each partition is that is still missing, and where it is to be had."""
+def _lacks(split: SplitReport, part: str) -> str:
+    """Whose file a partition is that was not imported, and where it is to be had; or that the dataset's own annotation gives it."""
     facts = known(split.name)
-    copies = {file.part: file.copy for file in reversed(facts.files)}
-    files = [copies[part] for part in split.lacking if part in copies]
-    told = [f"{copy} (https://github.com/{copy.partition(':')[0]})" for copy in files]
-    return ", ".join(told) or f"{facts.origin} ({facts.where})"
+    if facts.rule != "list" and facts.base is None:
+        return f"not imported: {part}, which is made of the dataset's own annotation"
+    copy = next((file.copy for file in facts.files if file.part == part), None)
+    if copy is None:
+        return f"still missing: {part}, of {facts.origin} ({facts.where})"
+    return f"still missing: {part}, of {copy} (https://github.com/{copy.partition(':')[0]})"
 
 
 def _agrees(part: PartReport) -> str:
@@ -79,7 +83,7 @@ def _told(part: PartReport) -> str:
     """Where the partition is from: an exact copy, the same content in another form, a list of the user's; and what became of it."""
     files = []
     for one in part.files:
-        of = f"an exact copy of {one.copy}" if one.copy else f"form {FORMS.get(one.grammar, one.grammar)}"
+        of = f"an exact copy of {one.copy}" if one.copy else f"form {LINES_LIKE.get(one.grammar, one.grammar)}"
         same = "the same content as published, " if part.expected is not None and not one.copy else ""
         files.append(f"{one.file}: {same}{of}")
     state = {"new": "", "same": " (was imported already)"}.get(part.state, f" ({part.state})")
@@ -110,7 +114,7 @@ def next_commands(report: ImportReport, videos: Path) -> list[str]:
     made = []
     for split in report.splits:
         name = shlex.join([split.name, *places.videos_words()])
-        if state_of(split.name, videos).word == "ready":
+        if state_of(split.name, videos).word in ("ready", "incomplete"):
             made.append(f"next: fsar-cache split check {name} && fsar-cache extract {name}")
         else:
             made.append(f"next: get the videos (fsar-cache split show {name}), then: fsar-cache extract {name}")
