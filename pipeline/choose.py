@@ -95,7 +95,8 @@ def say_meant(dataset: str) -> None:
     if dataset in official_names():
         split = open_split(dataset)
         sizes = " / ".join(f"{len(part.classes)}" for part in split.parts.values())
-        say(f"{dataset} stands for {split.name}: {sizes} classes in {' / '.join(split.parts)}")
+        meant = dataset if dataset == split.name else f"{dataset} stands for {split.name}"
+        say(f"{meant}: {sizes} classes in {' / '.join(split.parts)}")
 
 
 def _say_protocol(name: str, recipe: Recipe) -> None:

@@ -169,7 +169,7 @@ class OnDisk:
             elif paths.setdefault(clip, path) is not path:
                 again.append(f"{path} ({paths[clip]} is used)")
         notes = counted("file", "beside another one of the same clip, not used", again)
-        notes += counted("video file", "that no clip is named like, not used", extra)
+        notes += counted("video file", "with a name that is no clip's, not used", extra)
         return paths, notes + self._several_annotations()
 
     def _several_annotations(self) -> tuple[str, ...]:
