@@ -211,6 +211,11 @@ class Compute:
         for mark in batch.marks:
             mark.wait()
         outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
+        if all(
+            outcome.status != "ok" for outcome in outcomes
+        ):  # whole stretches of files may be missing: no arithmetic for them
+            nothing = np.zeros((len(outcomes), *self._product.spec.shape), self._dtype)
+            return Made(batch.slice.block, batch.slice.first, nothing, outcomes)
         with np.errstate(over="ignore"):  # said below, with what to do
             rows = self._product.batch(batch.clips)[: len(outcomes)].to("cpu", non_blocking=True)
             if self.device.type == "cuda":

@@ -41,7 +41,10 @@ def note_absent(split: Split, path: Path, asked: Collection[str], absent: Collec
     file = list_of(path, split)
     wanted = {*absent, *(_ids_in(file) - frozenset(asked))}
     if not wanted:
-        file.unlink(missing_ok=True)
+        if file.exists():
+            file.unlink()
+        return file
+    if wanted == _ids_in(file):
         return file
     videos = (video for part in split.parts.values() for video in part.videos if video.id in wanted)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +59,7 @@ def _ids_in(file: Path) -> set[str]:
     """The ids in a list; none where there is no list."""
     try:
         text = file.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     return {line.partition("\t")[0] for line in text.split("\n") if line}
 

@@ -17,6 +17,7 @@ from extract.missing import absent_rows, require_files
 from extract.probe import file_size
 from extract.product import flips_allowed
 from fsar_cache import files
+from fsar_cache.bulk import many_objects
 from fsar_cache.console import warn
 from fsar_cache.errors import UsageError, unknown
 from splits.types import Split, Video
@@ -33,14 +34,8 @@ def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
     """
     if config is not None:
         _require_names(split, config)
-    sizes: dict[str, int] = {}
-    root = os.fspath(split.root)
-    rows = []
-    for part in split.parts.values():
-        for video in part.videos:
-            if video.path not in sizes:
-                sizes[video.path] = file_size(_below(root, video.path))
-            rows.append(Row(video.id, video.label, part.name, origin=origin_of(video, sizes[video.path])))
+    with many_objects():
+        rows = _plain_rows(split)
     if config is None:
         return rows
     wanted = [row for row in rows if is_wanted(config, row)]
@@ -53,6 +48,19 @@ def rows_of(split: Split, config: ExtractConfig | None = None) -> list[Row]:
     return wanted + [
         replace(row, view=v, origin=row.origin and f"{row.origin}; {drawn}") for v in views for row in trained
     ]
+
+
+def _plain_rows(split: Split) -> list[Row]:
+    """The evaluation view of every clip."""
+    sizes: dict[str, int] = {}
+    root = os.fspath(split.root)
+    rows = []
+    for part in split.parts.values():
+        for video in part.videos:
+            if video.path not in sizes:
+                sizes[video.path] = file_size(_below(root, video.path))
+            rows.append(Row(video.id, video.label, part.name, origin=origin_of(video, sizes[video.path])))
+    return rows
 
 
 def _below(root: str, path: str) -> str:

@@ -77,7 +77,10 @@ def _fit(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     elif isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise UsageError(f"{where} must be {_name(hint)}, got {value!r}")
+    listed = (
+        f"a list in brackets: --set '{where}=[\"{value}\"]'" if origin is tuple and isinstance(value, str) else None
+    )
+    raise UsageError(f"{where} must be {_name(hint)}, got {value!r}", hint=listed)
 
 
 def _fit_union(args: tuple[Any, ...], hint: Any, value: Any, where: str) -> Any:

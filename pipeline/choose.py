@@ -10,7 +10,7 @@ from pathlib import Path
 from extract import defaults
 from fsar_cache import places
 from fsar_cache.canonical import digest
-from fsar_cache.console import say
+from fsar_cache.console import say, warn
 from fsar_cache.errors import MissingError, UsageError, nearest, unknown
 from fsar_cache.settings import build, override
 from pipeline.protocol import protocol as preset_of
@@ -61,7 +61,10 @@ def load(recipe: str | None, head: str | None, sets: Sequence[str], protocol: st
 
 def settle(recipe: str | None, head: str | None, sets: Sequence[str], protocol: str | None = None) -> Recipe:
     """The recipe that `load` gives, with data that is extracted and partitions that the datasets have; said aloud."""
-    made = load(recipe, head, [*found(recipe, head, sets, protocol), *sets], protocol)
+    made = load(recipe, head, sets, protocol)
+    if _trains(made):
+        made = load(recipe, head, [*found(recipe, head, sets, protocol), *sets], protocol)
+    made = _told(made, recipe, head)
     require_known(made.target.dataset)  # before backbones are fetched
     if _reads_source(made):
         require_known(made.source.dataset)
@@ -75,6 +78,8 @@ def settle(recipe: str | None, head: str | None, sets: Sequence[str], protocol: 
     if made.target.dataset != made.source.dataset or not _reads_source(made):
         say_meant(made.target.dataset)
     domains = f"source {made.source.dataset}/{made.source.part}, target {made.target.dataset}/{made.target.part}"
+    if made.train.unlabelled and _trains(made):
+        domains += f", unlabelled clips of {made.target.dataset}/{made.target.unlabelled}"
     say(f"recipe {made.name}{_why(recipe, head)}: head {made.head}; {_words(made.features)}; {domains}")
     if protocol:
         _say_protocol(protocol, made)
@@ -102,6 +107,8 @@ def say_meant(dataset: str) -> None:
 def _say_protocol(name: str, recipe: Recipe) -> None:
     preset = preset_of(name)
     say(f"protocol {name}: {preset.about} ({preset.whose}; {preset.where})")
+    if other := _otherwise(name, recipe):
+        warn(f"this is not {name} as it was published: {'; '.join(other)}")
     differs = preset.differs
     if recipe.train.unlabelled:
         differs += preset.differs_unlabelled
@@ -111,13 +118,41 @@ def _say_protocol(name: str, recipe: Recipe) -> None:
         say(f"  before comparing: {text}")
 
 
-def _reads_source(recipe: Recipe) -> bool:
-    """Whether source clips are trained on, or normalise: told by the head alone, without the backbone."""
+def _otherwise(name: str, recipe: Recipe) -> list[str]:
+    """What of the protocol is set to something else, field by field."""
+    preset = preset_of(name)
+    pairs = [
+        (f"{role}.{key}", getattr(getattr(preset, role), key), getattr(getattr(recipe, role), key))
+        for role, keys in (
+            ("source", ("dataset", "part", "drop_classes")),
+            ("target", ("dataset", "part", "shared")),
+            ("train", ("way", "shot", "query")),
+            ("eval", ("way", "shot", "query")),
+        )
+        for key in keys
+    ]
+    return [f"{key} is {now!r}, not {then!r}" for key, then, now in pairs if then != now]
+
+
+def _trains(recipe: Recipe) -> bool:
+    """Whether there is anything to train: told by the head alone, without the backbone."""
     from pipeline.model import build_head
 
-    if recipe.features.normalise != "none" or recipe.features.cut not in ("pooled", "map"):
-        return True
-    return any(True for _ in build_head(recipe, classes=2).parameters())
+    return recipe.features.cut not in ("pooled", "map") or any(True for _ in build_head(recipe, classes=2).parameters())
+
+
+def _told(made: Recipe, recipe: str | None, head: str | None) -> Recipe:
+    """The recipe with words about it that are true: a recipe's own tell of its own datasets."""
+    own = settings_of(recipe or (recipe_of_head(head) if head else str(DEFAULTS["recipe"])))
+    theirs = tuple(own.get(role, {}).get("dataset") for role in ("source", "target"))
+    if theirs == (made.source.dataset, made.target.dataset):
+        return made
+    return replace(made, about=f"{made.head} from {made.source.dataset} to {made.target.dataset}")
+
+
+def _reads_source(recipe: Recipe) -> bool:
+    """Whether source clips are trained on, or normalise: told by the head alone, without the backbone."""
+    return recipe.features.normalise != "none" or _trains(recipe)
 
 
 def settle_features(recipe: str | None, head: str | None, sets: Sequence[str], kind: str = "features") -> Features:
@@ -259,7 +294,8 @@ def find_run(run: str | None) -> Path:
     if run is None:
         if not there:
             raise MissingError(f"no run under {places.runs()} yet", hint="fsar-cache run --recipe demo")
-        newest = max(there.values(), key=lambda folder: max(file.stat().st_mtime_ns for file in folder.iterdir()))
+        usable = [folder for folder in there.values() if _has_something(folder)] or list(there.values())
+        newest = max(usable, key=lambda folder: max(file.stat().st_mtime_ns for file in folder.iterdir()))
         say(f"run {newest.name}, the newest")
         return newest
     folder = named_folder(run)
@@ -270,6 +306,11 @@ def find_run(run: str | None) -> Path:
             f"no run {folder}; {known}", hint=f"did you mean {close!r}?" if close else _makes(run, there)
         )
     return folder
+
+
+def _has_something(folder: Path) -> bool:
+    """Whether a run holds a checkpoint or an evaluation; a training that ended at once leaves neither."""
+    return any(folder.glob("checkpoints/*.safetensors")) or any(folder.glob("eval-*.json"))
 
 
 def _makes(run: str, there: Collection[str]) -> str:

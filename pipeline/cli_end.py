@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
 
 import typer
 
-from fsar_cache.errors import FsarError, SpaceError
+from fsar_cache.errors import FsarError, SpaceError, UsageError
 from pipeline.memory import is_out_of_memory
+
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+"""What the system says of a place that can't be written, or is no folder."""
 
 
 class Results:
@@ -63,6 +67,12 @@ def answer(error: BaseException) -> int:
             "use fewer workers (--workers 1) or pooled features (--cut pooled)",
         )
         return SpaceError.exit_code
+    if isinstance(error, OSError) and error.errno in CLOSED and error.filename:
+        _complain(
+            f"{error.filename}: {error.strerror}",
+            "stores, runs and lists go to folders that can be written: FSAR_STORES, FSAR_RUNS and FSAR_LISTS move them",
+        )
+        return UsageError.exit_code
     print("This is a bug in fsar-cache; please report it with the command and the lines below.", file=sys.stderr)  # noqa: T201
     sys.excepthook(type(error), error, error.__traceback__)
     return 1

@@ -53,10 +53,13 @@ def say_made(name: str, config: ExtractConfig, made: Summary) -> None:
 
 def warn_of_failures(made: Summary) -> None:
     """Name the clips that failed, and those whose files are damaged."""
-    for clip, reason in made.failed[:20]:
+    failed = [
+        (clip, reason) for clip, reason in made.failed if not reason.endswith(": no such file")
+    ]  # those were told
+    for clip, reason in failed[:20]:
         warn(f"failed: {clip}: {reason}")
-    if len(made.failed) > 20:
-        warn(f"and {len(made.failed) - 20} more failed clips: fsar-cache store info {made.path}")
+    if len(failed) > 20:
+        warn(f"and {len(failed) - 20} more failed clips: fsar-cache store info {made.path}")
     if made.damaged:
         names = ", ".join(f"{d.id} ({d.decoded} of {d.claimed} frames, {d.corrupt} corrupt)" for d in made.damaged[:3])
         more = ", ..." if len(made.damaged) > 3 else ""

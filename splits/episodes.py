@@ -148,6 +148,12 @@ class EpisodeSampler:
         flat = clips.reshape(episodes, way * each)
         return np.take_along_axis(flat, order, 1), np.take_along_axis(labels, order, 1)
 
+    @property
+    def _settings(self) -> str:
+        """The settings that say shot and query."""
+        table = "train" if self._role == "source" else "eval"
+        return f"--set {table}.shot=1 --set {table}.query=1"
+
     def _playable(self, min_class: MinClass) -> Ints:
         """The classes (rows of part.classes) with enough usable clips; UsageError where that can't work."""
         p, sizes = self.protocol, self._sizes
@@ -167,7 +173,7 @@ class EpisodeSampler:
             )
         if len(small) and min_class == "refuse":
             least = int(sizes[there].min())
-            fits = [f"shot + query of at most {least}"] if least > 1 else []
+            fits = [f"shot + query of at most {least} ({self._settings})"] if least > 1 else []
             fits += [f"--set {self._role}.min_class=drop leaves {len(enough)} classes"] if len(enough) >= p.way else []
             raise UsageError(
                 f"{what} need {need} usable clips of every class, but {len(small)} of {len(there)} classes of {where} "
@@ -176,7 +182,7 @@ class EpisodeSampler:
             )
         if len(enough) < p.way:
             most = int(np.sort(sizes)[-p.way])
-            fits = [f"what would work: shot + query of at most {most}"] if most > 1 else []
+            fits = [f"what would work: shot + query of at most {most} ({self._settings})"] if most > 1 else []
             raise UsageError(
                 f"{what} need {p.way} classes of {need} usable clips, but {where} has {len(enough)}{gone}; too small: {few}",
                 hint=fits[0] if fits else "take another partition, or add clips",

@@ -102,7 +102,9 @@ class Split:
     def part(self, name: str) -> Part:
         """The partition called `name`; UsageError with the nearest name where there is none."""
         if name not in self.parts:
-            raise unknown(f"partition of {self.name}", name, self.parts)
+            error = unknown(f"partition of {self.name}", name, self.parts)
+            other = f"name one that is there: --set target.part={next(iter(self.parts))}, or source.part"
+            raise UsageError(error.message, hint=f"{error.hint} Or {other}" if error.hint else other)
         return self.parts[name]
 
 

@@ -48,7 +48,7 @@ def test_as_many_clips_are_not_the_same_clips() -> None:
     assert compared(published, of("v_Archery_g01_c01", "v_Archery_g01_c02")) == ()
     told = compared(published, of("v_Archery_g01_c01", "v_Archery_g01_c03"))
     assert "not the same ones" in told[0]
-    assert told[1].startswith("how it is made is inferred")
+    assert told[1].startswith("how it is made is inferred (fsar-cache split show toy)")
     assert "1 fewer clips than published, in 1 classes" in compared(published, of("v_Archery_g01_c01"))[0]
     assert "not the same" not in " ".join(
         compared(published, of("v_Archery_g01_c01", "v_Archery_g01_c03"), sure=("test",))
@@ -66,6 +66,27 @@ def test_a_rule_that_gives_the_very_clips_is_no_guess(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("cut", ["", "rows"])
+def test_classes_that_are_not_there_are_told(tmp_path: Path) -> None:
+    make_kinetics(tmp_path, ways=2)
+    assert "train has 6 of 400 classes" in notes("kinetics400", tmp_path)
+    assert "of 363 classes" in notes("kinetics364", tmp_path)
+
+
+def test_stray_files_are_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_ucf101(tmp_path, missing=1)
+    assert "my holiday" in notes("ucf101", tmp_path)
+    said = capsys.readouterr().err
+    assert "fewer clips than published, in 101 classes" in said
+    assert "my holiday" not in said
+
+
+def test_a_missing_file_is_expected_once_below_a_folder_of_the_same_name(tmp_path: Path) -> None:
+    world = make_ucf101(tmp_path, inner="", folder="UCF-101", missing=1)
+    (gone,) = world.missing
+    path = find("ucf101", tmp_path).annotation().clips[gone].path
+    assert path == world.clip(gone).file
+
+
 def test_a_segment_is_one_clip_however_it_lies_there(cut: str, tmp_path: Path) -> None:
     """A row more of the same segment under another class is the same pictures, in a full video as in files of its own."""
     world = make_rareact(tmp_path, cut=cut, repeated=0)  # type: ignore[arg-type]

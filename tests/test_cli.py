@@ -534,3 +534,30 @@ def test_the_installed_command_is_this_one() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     module, _, name = re.search(r'^fsar-cache = "([\w.]+):(\w+)"$', text, re.M)[0].split('"')[1].partition(":")  # type: ignore[index]
     assert getattr(importlib.import_module(module), name) is cli.main
+
+
+def test_a_place_that_cannot_be_written_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "clips.csv").write_text("id,class,path\na,x,a.mp4\n")
+    (tmp_path / "a.mp4").write_text("")
+    monkeypatch.setenv("FSAR_STORES", str(tmp_path / "file"))
+    assert cli.main(["extract", f"csv:{tmp_path / 'clips.csv'}"]) == 2
+    err = capsys.readouterr().err
+    assert str(tmp_path / "file") in err
+    assert "FSAR_STORES" in err
+    assert "bug" not in err
+
+
+def test_the_newest_run_is_one_that_holds_something(empty_place: Path) -> None:
+    for name, file in (("good", "eval-x.json"), ("ended", "metrics.jsonl")):
+        (empty_place / "runs" / name).mkdir(parents=True)
+        (empty_place / "runs" / name / "config.json").write_text("{}")
+        (empty_place / "runs" / name / file).write_text("{}")
+    assert choose.find_run(None).name == "good"
+
+
+def test_a_bare_word_for_a_list_is_answered_with_its_form(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--set", "source.drop_classes=archery"]) == 2
+    assert """--set 'source.drop_classes=["archery"]'""" in capsys.readouterr().err

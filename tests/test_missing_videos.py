@@ -181,3 +181,24 @@ def test_the_command(
     assert "hint: bring the files, or extract the other clips: --skip-missing" in capsys.readouterr().err
     assert cli.main([*command, "--skip-missing"]) == 0
     assert cli.main([*command, "--skip-missing", "--dry-run"]) == 0
+
+
+def test_no_arithmetic_is_done_for_a_batch_without_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole stretches of a dataset may be missing."""
+    from videos import write
+
+    from extract.config import ExtractConfig
+    from extract.product import FeatureProduct
+    from extract.run import extract
+    from splits.datasets import make_parts
+    from splits.types import Split, Video
+
+    write(tmp_path / "00.mp4", frames=12)
+    clips = [("all", Video(f"{i:02d}", "x", f"{i:02d}.mp4")) for i in range(9)]
+    counted: list[int] = []
+    once = FeatureProduct.batch
+    monkeypatch.setattr(FeatureProduct, "batch", lambda self, clips: (counted.append(1), once(self, clips))[1])
+    config = ExtractConfig(size=32, workers=1, batch_clips=1, skip_missing=True)
+    made = extract(Split("toy", tmp_path, make_parts(clips)), config, tmp_path / "stores")
+    assert (made.ok, len(made.failed)) == (1, 8)
+    assert len(counted) == 1

@@ -268,3 +268,14 @@ def test_an_evaluation_without_some_classes_is_another_one(world: World, tmp_pat
     found = evaluate_run(tmp_path / "run", world.places, sets=['target.drop_classes=["test0"]'], device="cpu")
     assert found.classes == ("test1", "test2", "test3")
     assert len(list((tmp_path / "run").glob("eval-*.json"))) == 2
+
+
+def test_a_protocol_of_which_something_is_changed_is_told(toy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    choose.settle(None, "gslta", [], toy)
+    assert "as it was published" not in capsys.readouterr().err
+    made = choose.settle(None, "gslta", ["train.query=3", 'target.dataset="synth-far"'], toy)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "this is not toy as it was published: target.dataset is 'synth-far'" in said
+    assert "train.query is 3, not 2" in said
+    assert made.about == f"gslta from {made.source.dataset} to synth-far"
+    assert "unlabelled clips of synth-far/train" in said

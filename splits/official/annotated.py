@@ -62,7 +62,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         if reader.line_num > before + 1:
             refuse(file, [(before + 1, f"a quote that doesn't close: {','.join(cells)[:100]!r}")])
         if any(cells):
-            yield reader.line_num, [cell.strip() for cell in cells]
+            yield reader.line_num, list(map(str.strip, cells))
 
 
 def read_json_text(file: Path) -> Any:

@@ -47,7 +47,7 @@ class OnDisk:
     """One dataset under a folder of videos.
 
     root: its folder, also where it isn't there; official: its facts; files: what was found; paths: clip id -> path of its file below root
-    (for RareAct also YouTube id -> path of a full video); notes: what was seen on the way.
+    (for RareAct also YouTube id -> path of a full video); notes: what was seen on the way; strays: those of them that harm nobody.
     """
 
     def __init__(self, facts: Official, root: Path, beside: Path, files: Files) -> None:
@@ -88,7 +88,9 @@ class OnDisk:
 
     def expected(self, entry: str, label: str) -> str:
         """Where the file of a list's entry should be."""
-        return self._reader.expected(entry, label)
+        path = self._reader.expected(entry, label)
+        first, _, rest = path.partition("/")
+        return rest if first.lower() == self.root.name.lower() else path
 
     @property
     def releases(self) -> tuple[str | None, ...]:
@@ -169,8 +171,8 @@ class OnDisk:
             elif paths.setdefault(clip, path) is not path:
                 again.append(f"{path} ({paths[clip]} is used)")
         notes = counted("file", "beside another one of the same clip, not used", again)
-        notes += counted("video file", "with a name that is no clip's, not used", extra)
-        return paths, notes + self._several_annotations()
+        self.strays = counted("video file", "with a name that is no clip's, not used", extra)
+        return paths, notes + self.strays + self._several_annotations()
 
     def _several_annotations(self) -> tuple[str, ...]:
         """A note of annotation files that are not read because another one of their name is nearer to the top."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,19 +106,24 @@ def _rows(file: Path) -> Iterator[tuple[str, str, int, int]]:
         raise UsageError(
             f"{file}: no column {', '.join(lacking)} in the first line", hint=f"wanted: {','.join(_COLUMNS)},split"
         )
-    at = [header.index(name) for name in _COLUMNS]
+    wanted = itemgetter(*(header.index(name) for name in _COLUMNS))
     bad: list[tuple[int, str]] = []
     for number, cells in rows:
         try:
-            label, video, start, end = [cells[i] for i in at]
+            label, video, start, end = wanted(cells)
             if not _ID.fullmatch(video):
                 raise ValueError
-            made = label, video, int(float(start)), int(float(end))
+            made = label, video, _seconds(start), _seconds(end)
         except (ValueError, IndexError, OverflowError):
             bad.append((number, f"no label, YouTube id, start and end: {','.join(cells)[:100]!r}"))
             continue
         yield made
     refuse(file, bad)
+
+
+def _seconds(text: str) -> int:
+    """Whole seconds; ValueError or OverflowError for what is no number."""
+    return int(text) if text.isdecimal() else int(float(text))
 
 
 def _of_folders(disk: OnDisk) -> Annotated:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from splits.official.catalog import official
 from splits.published.known import Known
 from splits.published.recognise import content
 from splits.types import Part
@@ -39,7 +40,9 @@ def differences(facts: Known, parts: Mapping[str, Part]) -> list[Difference]:
 def is_published(facts: Known, part: Part) -> bool:
     """Whether a partition has exactly the published clips, as far as the digest of their ids is known."""
     published = facts.parts.get(part.name)
-    return published is not None and content(facts.dataset, part.ids) == published.content
+    if published is None or not published.content:
+        return False
+    return content(facts.dataset, part.ids) == published.content
 
 
 def compared(facts: Known, parts: Mapping[str, Part], sure: Collection[str] = ()) -> tuple[str, ...]:
@@ -52,12 +55,18 @@ def compared(facts: Known, parts: Mapping[str, Part], sure: Collection[str] = ()
     if off:
         fewer, more = sum(max(0, d.published - d.clips) for d in off), sum(max(0, d.clips - d.published) for d in off)
         counts = " and ".join(f"{count} {word}" for count, word in ((fewer, "fewer"), (more, "more")) if count)
-        notes += (f"{counts} clips than published, in {len(off)} classes (fsar-cache split check {facts.name})",)
+        notes += (
+            f"{counts} clips than published, in {len({d.label for d in off})} classes (fsar-cache split check {facts.name})",
+        )
     exact = [name for name, part in parts.items() if name in sure or is_published(facts, part)]
     uneven = {each.part for each in off}
     for name in parts:
         if name not in exact and name not in uneven and facts.parts[name].content:
             notes += (f"{name} has as many clips of each class as published, but not the same ones",)
+        if not facts.parts[name].classes:  # all that the dataset has
+            wanted = len(official(facts.dataset).classes) - len(facts.drop)
+            if len(parts[name].classes) < wanted:
+                notes += (f"{name} has {len(parts[name].classes)} of {wanted} classes",)
     if facts.guess and len(exact) < len(facts.parts):
-        notes += (f"how it is made is inferred: {facts.guess}",)
+        notes += (f"how it is made is inferred (fsar-cache split show {facts.name})",)
     return notes

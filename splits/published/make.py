@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fsar_cache.bulk import many_objects
 from fsar_cache.console import warn_once
 from fsar_cache.errors import MissingError, UsageError
 from splits.datasets import make_parts
@@ -38,6 +39,15 @@ def open_published(name: str, videos: Path) -> Split:
     Its classes are sorted by name and its clips by class and id, whatever list or rule made it, so equal splits are equal. What was seen on
     the way is warned of once. MissingError where a list must be imported, or the dataset isn't there.
     """
+    with many_objects():
+        split, disk = _opened(name, videos)
+    for note in split.provenance["notes"]:
+        if note not in disk.strays:
+            warn_once(f"{split.name}: {note}")
+    return split
+
+
+def _opened(name: str, videos: Path) -> tuple[Split, OnDisk]:
     name = settled(name, videos)
     facts = known(name) if name in known_names() else None
     key, stamp = (name, Path(os.path.abspath(videos))), _written(name) + _written((facts and facts.base) or "")
@@ -46,10 +56,7 @@ def open_published(name: str, videos: Path) -> Split:
     held = _MADE.get(key)
     if held is None or held[:2] != (disk, stamp):
         held = _MADE[key] = (disk, stamp, _made(name, facts, disk, videos))
-    split = held[2]
-    for note in split.provenance["notes"]:
-        warn_once(f"{name}: {note}")
-    return split
+    return held[2], disk
 
 
 def settled(name: str, videos: Path) -> str:
