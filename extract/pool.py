@@ -89,8 +89,14 @@ class _Process:
             process_group=0,  # a terminal's Ctrl-C is for the owner, who ends this process or hangs up on it
         )
         theirs.close()
-        ours.send((sys.path, work, limit))
-        return cls(popen, ours, slots, errors, time.monotonic() + START_LIMIT)
+        made = cls(popen, ours, slots, errors, time.monotonic() + START_LIMIT)
+        try:
+            ours.send((sys.path, work, limit))
+        except ConnectionError:  # it died at once; by a Ctrl-C that came before it had its own group: not its doing
+            if popen.wait() == -signal.SIGINT:
+                made.end()
+                return cls.start(work, limit)
+        return made
 
     def give(self, job: _Job, limit: float) -> None:
         """Send one more job; the clock starts when the process has nothing else in hand."""

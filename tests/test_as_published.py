@@ -65,7 +65,6 @@ def test_a_rule_that_gives_the_very_clips_is_no_guess(tmp_path: Path, monkeypatc
     assert "inferred" not in " ".join(compared(known("ssv2-full"), dict(split.parts)))
 
 
-@pytest.mark.parametrize("cut", ["", "rows"])
 def test_classes_that_are_not_there_are_told(tmp_path: Path) -> None:
     make_kinetics(tmp_path, ways=2)
     assert "train has 6 of 400 classes" in notes("kinetics400", tmp_path)
@@ -87,6 +86,7 @@ def test_a_missing_file_is_expected_once_below_a_folder_of_the_same_name(tmp_pat
     assert path == world.clip(gone).file
 
 
+@pytest.mark.parametrize("cut", ["", "rows"])
 def test_a_segment_is_one_clip_however_it_lies_there(cut: str, tmp_path: Path) -> None:
     """A row more of the same segment under another class is the same pictures, in a full video as in files of its own."""
     world = make_rareact(tmp_path, cut=cut, repeated=0)  # type: ignore[arg-type]
