@@ -61,9 +61,7 @@ def load(recipe: str | None, head: str | None, sets: Sequence[str], protocol: st
 
 def settle(recipe: str | None, head: str | None, sets: Sequence[str], protocol: str | None = None) -> Recipe:
     """The recipe that `load` gives, with data that is extracted and partitions that the datasets have; said aloud."""
-    made = load(recipe, head, sets, protocol)
-    if _trains(made):
-        made = load(recipe, head, [*found(recipe, head, sets, protocol), *sets], protocol)
+    made = load(recipe, head, [*found(recipe, head, sets, protocol), *sets], protocol)
     made = _told(made, recipe, head)
     require_known(made.target.dataset)  # before backbones are fetched
     if _reads_source(made):
@@ -78,7 +76,7 @@ def settle(recipe: str | None, head: str | None, sets: Sequence[str], protocol: 
     if made.target.dataset != made.source.dataset or not _reads_source(made):
         say_meant(made.target.dataset)
     domains = f"source {made.source.dataset}/{made.source.part}, target {made.target.dataset}/{made.target.part}"
-    if made.train.unlabelled and _trains(made):
+    if made.train.unlabelled and trains(made):
         domains += f", unlabelled clips of {made.target.dataset}/{made.target.unlabelled}"
     say(f"recipe {made.name}{_why(recipe, head)}: head {made.head}; {_words(made.features)}; {domains}")
     if protocol:
@@ -134,7 +132,7 @@ def _otherwise(name: str, recipe: Recipe) -> list[str]:
     return [f"{key} is {now!r}, not {then!r}" for key, then, now in pairs if then != now]
 
 
-def _trains(recipe: Recipe) -> bool:
+def trains(recipe: Recipe) -> bool:
     """Whether there is anything to train: told by the head alone, without the backbone."""
     from pipeline.model import build_head
 
@@ -147,12 +145,13 @@ def _told(made: Recipe, recipe: str | None, head: str | None) -> Recipe:
     theirs = tuple(own.get(role, {}).get("dataset") for role in ("source", "target"))
     if theirs == (made.source.dataset, made.target.dataset):
         return made
-    return replace(made, about=f"{made.head} from {made.source.dataset} to {made.target.dataset}")
+    about = f"{made.head} from {made.source.dataset} to {made.target.dataset}"
+    return replace(made, about=about, published=None)  # a number that was published for other data
 
 
 def _reads_source(recipe: Recipe) -> bool:
     """Whether source clips are trained on, or normalise: told by the head alone, without the backbone."""
-    return recipe.features.normalise != "none" or _trains(recipe)
+    return recipe.features.normalise != "none" or trains(recipe)
 
 
 def settle_features(recipe: str | None, head: str | None, sets: Sequence[str], kind: str = "features") -> Features:

@@ -55,7 +55,8 @@ def evaluate(
             if is_trained(folder):
                 return evaluate_held(folder, meant, head, sets, checkpoint, device, protocol)
         chosen = choose.split_sets(sets, choose.AFTER)[0]
-        if data := choose.found(recipe, head, chosen, protocol):  # what `train` would have taken for the data
+        trained = choose.trains(choose.load(recipe, head, chosen, protocol))
+        if trained and (data := choose.found(recipe, head, chosen, protocol)):  # what `train` would have taken
             folder = choose.run_folder(choose.load(recipe, head, [*data, *chosen]), None, chosen)
             if is_trained(folder):
                 return evaluate_held(folder, None, head, sets, checkpoint, device)

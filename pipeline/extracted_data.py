@@ -46,7 +46,7 @@ def extracted_domains(recipe: Recipe) -> list[str]:
         return []
     target = _target(recipe, [source, *(split for split in splits if split is not source)])
     say(
-        f"{recipe.source.dataset} is not extracted with these features, {source.home} is: training on {source.name}, evaluating on "
+        f"{recipe.source.dataset} is not extracted with these features, {source.home} is: source {source.name}, target "
         f"{target.name} (choose with --source and --target, --protocol or --recipe)"
     )
     name = "-".join(dict.fromkeys((recipe.name, source.name, target.name)))

@@ -58,7 +58,7 @@ def test_extract_train_and_evaluate_by_names_alone(here: Path, capsys: pytest.Ca
     trained = ["train", "--head", "gslta", "--iterations", "2", *few, *device]
     assert cli.main(trained) == 0
     err = " ".join(capsys.readouterr().err.split())
-    assert "synth-source is not extracted with these features, ssv2 is: training on ssv2-full, evaluating on" in err
+    assert "synth-source is not extracted with these features, ssv2 is: source ssv2-full, target" in err
     assert "source ssv2-full/train, target ssv2-full/test" in err
     (run,) = (here / "runs").iterdir()
     assert run.name.startswith("demo-ssv2-full-")
